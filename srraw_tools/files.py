@@ -66,7 +66,8 @@ def read_json(path: Path) -> Any:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged: it is not JSON ({error}).", "Remove it and run the step that writes it again."
+            f"{path} is damaged: it is not JSON ({error}).",
+            "Remove it and run the step that writes it again.",
         ) from error
 
 

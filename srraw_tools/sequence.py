@@ -1,0 +1,222 @@
+"""A sequence folder: what was planned and what was shot; the published SR-RAW layout too.
+
+sequences/00001/00001.ARW ... 00007.ARW    one raw file per focal length, 00001 the longest
+sequences/00001/sequence.json              plan, settings and hashes; absent in the published layout
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from srraw_tools import __version__
+from srraw_tools.errors import UserError
+from srraw_tools.exif import RAW_SUFFIXES, read_exif
+from srraw_tools.files import read_json, write_json
+
+SEQUENCE_FILE = "sequence.json"
+NOMINAL_MM = (24.0, 35.0, 50.0, 70.0, 100.0, 150.0, 240.0)
+SNAP_TOLERANCE = 0.08  # EXIF within 8 % of a nominal focal length is taken for it
+RATIO_RANGE = (0.83, 1.21)  # optical ratio over target zoom that still makes a pair
+ZOOMS = (2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One raw file of a sequence, with its settings as EXIF states them (None where it does not)."""
+
+    file: str
+    focal_planned: float | None = None
+    focal_mm: float | None = None
+    f_number: float | None = None
+    exposure_s: float | None = None
+    iso: float | None = None
+    camera: str | None = None
+    taken_at: str | None = None
+    jpeg: str | None = None
+    sha256: str | None = None
+
+    @property
+    def focal_nominal(self) -> float | None:
+        """The focal length that was meant, in mm: planned, else EXIF snapped to the nearest usual one."""
+        if self.focal_planned is not None or self.focal_mm is None:
+            return self.focal_planned
+        nearest = min(NOMINAL_MM, key=lambda nominal: abs(nominal / self.focal_mm - 1))
+        return nearest if abs(self.focal_mm / nearest - 1) <= SNAP_TOLERANCE else self.focal_mm
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """The shots of one scene; `complete` when nothing of the plan is missing."""
+
+    folder: Path
+    name: str
+    shots: tuple[Shot, ...]
+    planned_mm: tuple[float, ...] = ()
+    complete: bool = True
+    made_by: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def sequence_name(folder: Path) -> str:
+    """The name of a sequence: its folder's, with a published train, val or test parent before it."""
+    folder = folder.resolve()
+    parent = folder.parent.name
+    return f"{parent}-{folder.name}" if parent in ("train", "val", "test") else folder.name
+
+
+def find_sequences(paths: Iterable[Path]) -> list[Path]:
+    """The sequence folders at or below the given folders (two levels, as in SR-RAW's train/00134), sorted.
+
+    Raises:
+        UserError: a folder is missing, or holds no sequence.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            problem = "is a file" if path.exists() else "does not exist"
+            raise UserError(
+                f"{path} {problem}; a folder of sequences is needed.",
+                "Shoot one with 'srraw capture' or make one with 'srraw simulate'.",
+                wrong_use=True,
+            )
+        levels = [
+            [path],
+            _subfolders(path),
+            [inner for outer in _subfolders(path) for inner in _subfolders(outer)],
+        ]
+        here = next((hits for level in levels if (hits := [f for f in level if _is_sequence(f)])), [])
+        # A mixture of levels, train/00134 beside 00001, is read whole.
+        here = here if here == [path] else [f for level in levels[1:] for f in level if _is_sequence(f)]
+        if not here:
+            raise UserError(
+                f"{path} holds no sequence: no folder with raw files or a {SEQUENCE_FILE}.",
+                "Expected is a folder per scene, such as sequences/00001/00001.ARW.",
+                wrong_use=True,
+            )
+        found += [folder for folder in here if folder not in found]
+    return found
+
+
+def read_sequence(folder: Path) -> Sequence:
+    """Read a sequence from its sequence.json, or from the EXIF of its raw files where there is none.
+
+    Raises:
+        UserError: sequence.json is damaged, of another version, or names a file outside the folder.
+    """
+    path = folder / SEQUENCE_FILE
+    if not path.exists():
+        return _published_sequence(folder)
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("format") != "srraw-sequence":
+        raise UserError(
+            f"{path} is not a description of a sequence.", "Remove it to read the settings from EXIF."
+        )
+    if record.get("version") != 1:
+        raise UserError(
+            f"{path} has version {record.get('version')!r}, and srraw {__version__} reads version 1.",
+            "Use the srraw that wrote it, or a newer one.",
+        )
+    try:
+        shots = tuple(
+            Shot(**{k: v for k, v in shot.items() if k in Shot.__dataclass_fields__})
+            for shot in record["shots"]
+        )
+        planned = tuple(float(focal) for focal in record["planned_mm"])
+        complete = record["complete"] is True
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged: {error!r}.", "Remove it to read the settings from EXIF."
+        ) from error
+    for shot in shots:
+        for name in filter(None, (shot.file, shot.jpeg)):
+            if not isinstance(name, str) or Path(name).name != name:
+                raise UserError(
+                    f"{path} names {name!r}, which is no file of its own folder.", "Correct the file."
+                )
+    notes = {k: v for k, v in record.items() if k not in _OWN_KEYS}
+    return Sequence(
+        folder, sequence_name(folder), shots, planned, complete, str(record.get("made_by", "")), notes
+    )
+
+
+_OWN_KEYS = ("format", "version", "name", "made_by", "created_by", "planned_mm", "complete", "shots")
+
+
+def write_sequence(sequence: Sequence) -> None:
+    """Write sequence.json, whole or not at all. `notes` are added as further keys."""
+    record = {
+        "format": "srraw-sequence",
+        "version": 1,
+        "name": sequence.name,
+        "made_by": sequence.made_by,
+        "created_by": f"srraw {__version__}",
+        "planned_mm": list(sequence.planned_mm),
+        "complete": sequence.complete,
+        "shots": [asdict(shot) for shot in sequence.shots],
+        **sequence.notes,
+    }
+    write_json(sequence.folder / SEQUENCE_FILE, record)
+
+
+def shot_from_file(path: Path, focal_planned: float | None = None, **known: Any) -> Shot:
+    """Describe a raw file by its EXIF; `known` sets further fields of the Shot."""
+    exif = read_exif(path)
+    return Shot(
+        file=path.name,
+        focal_planned=focal_planned,
+        focal_mm=exif.focal_mm,
+        f_number=exif.f_number,
+        exposure_s=exif.exposure_s,
+        iso=exif.iso,
+        camera=exif.camera,
+        taken_at=exif.taken_at,
+        **known,
+    )
+
+
+def choose_pairs(sequence: Sequence, zoom: int) -> list[tuple[Shot, Shot]]:
+    """The (low, high) shots that make pairs for a target zoom, chosen on nominal focal lengths.
+
+    Each low takes the high whose ratio is nearest to the zoom, if ratio/zoom lies within RATIO_RANGE;
+    a high that two lows claim goes to the shorter low. With the seven focal lengths of the paper this gives
+    24-100, 35-150, 50-240 at 4X and 35-240 at 8X (paper, section 3.2).
+    """
+    shots = sorted((s for s in sequence.shots if s.focal_nominal), key=lambda s: (s.focal_nominal, s.file))
+    claimed: set[str] = set()
+    pairs = []
+    for low in shots:
+        high = min(shots, key=lambda s: abs(s.focal_nominal / low.focal_nominal / zoom - 1))
+        ratio = high.focal_nominal / low.focal_nominal
+        if RATIO_RANGE[0] <= ratio / zoom <= RATIO_RANGE[1] and high.file not in claimed:
+            claimed.add(high.file)
+            pairs.append((low, high))
+    return pairs
+
+
+def _published_sequence(folder: Path) -> Sequence:
+    """A folder of raw files without sequence.json, in the order of their names."""
+    shots = []
+    for path in _raw_files(folder):
+        jpeg = next(
+            (p.name for p in sorted(folder.glob(path.stem + ".*")) if p.suffix.lower() in (".jpg", ".jpeg")),
+            None,
+        )
+        shots.append(shot_from_file(path, jpeg=jpeg))
+    return Sequence(folder, sequence_name(folder), tuple(shots))
+
+
+def _is_sequence(folder: Path) -> bool:
+    return (folder / SEQUENCE_FILE).exists() or bool(_raw_files(folder))
+
+
+def _raw_files(folder: Path) -> list[Path]:
+    return sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in RAW_SUFFIXES and not p.name.startswith(".")
+    )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
