@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from srraw_tools import __version__
-from srraw_tools.errors import UserError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")

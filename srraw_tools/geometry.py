@@ -83,7 +83,7 @@ def corner_error_px(estimated: npt.ArrayLike, true: npt.ArrayLike, crop: Crop) -
 def even_crop_of_view(
     low_to_high: npt.ArrayLike, low_size: tuple[int, int], high_size: tuple[int, int]
 ) -> Crop:
-    """The even-aligned rectangle that encloses the high frame as the low frame sees it, clipped to the latter.
+    """The even-aligned rectangle that encloses the high frame as the low frame sees it, clipped to it.
 
     x, y, width and height are even, so that the CFA phase of a mosaic does not change.
     Sizes are (height, width). A frame reaches half a pixel beyond the centres of its outermost pixels.

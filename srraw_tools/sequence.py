@@ -82,14 +82,9 @@ def find_sequences(paths: Iterable[Path]) -> list[Path]:
                 "Shoot one with 'srraw capture' or make one with 'srraw simulate'.",
                 wrong_use=True,
             )
-        levels = [
-            [path],
-            _subfolders(path),
-            [inner for outer in _subfolders(path) for inner in _subfolders(outer)],
-        ]
-        here = next((hits for level in levels if (hits := [f for f in level if _is_sequence(f)])), [])
-        # A mixture of levels, train/00134 beside 00001, is read whole.
-        here = here if here == [path] else [f for level in levels[1:] for f in level if _is_sequence(f)]
+        children = _subfolders(path)
+        below = [*children, *(inner for child in children for inner in _subfolders(child))]
+        here = [path] if _is_sequence(path) else [folder for folder in below if _is_sequence(folder)]
         if not here:
             raise UserError(
                 f"{path} holds no sequence: no folder with raw files or a {SEQUENCE_FILE}.",
