@@ -1,0 +1,132 @@
+"""What a training run minimises: rendering, Eq. 3 of the paper, and the aligned L1 of the first phase.
+
+Networks put out linear camera RGB. Losses compare the rendered sRGB of output and target, each rendered with its
+own shot's white balance and matrix: the output with `for_loss=True`, the target without.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from srraw_model.cobi import contextual_bilateral_loss, contextual_bilateral_rgb_loss
+
+PATCH_BY_ZOOM = {2: 5, 4: 10, 8: 15}  # n of CoBi_RGB(n); 10 and 15 are the paper's
+
+CONTINUED_SLOPE = 0.1  # slope of the rendering above white, where a picture is clipped
+
+# IEC 61966-2-1: linear up to the knee, a power above.
+SRGB_KNEE = 0.0031308
+SRGB_LINEAR_SLOPE = 12.92
+
+
+def render_srgb(camera_rgb: Tensor, camera_wb: Tensor, color_matrix: Tensor, *, for_loss: bool) -> Tensor:
+    """Camera RGB to sRGB: white balance, clip, matrix, sRGB curve, clip, as `srraw_tools.raw.render_srgb`.
+
+    With `for_loss` it is the same function in gamut, but strictly rising everywhere, so that every pixel has a
+    gradient: above 1 both clips become a slope of CONTINUED_SLOPE; below 0 nothing is clipped and
+    the curve goes on with the slope 12.92 that it has at 0. In a target or a metric, pass `for_loss=False`.
+
+    Args:
+        camera_rgb: (B, 3, H, W), linear, black 0 and white 1.
+        camera_wb: (B, 3), multipliers, green 1.
+        color_matrix: (B, 3, 3), white-balanced camera RGB to linear sRGB.
+        for_loss: continue the rendering where it would clip.
+
+    Returns:
+        (B, 3, H, W) sRGB, float32 at least; in [0, 1] unless `for_loss`.
+    """
+    camera_rgb = camera_rgb.to(torch.promote_types(camera_rgb.dtype, torch.float32))
+    balanced = _limit(camera_rgb * camera_wb[:, :, None, None], for_loss)
+    # Sums rather than a matrix product, which autocast or TF32 would round to ten bits or fewer.
+    linear = (color_matrix[:, :, :, None, None] * balanced[:, None]).sum(dim=2)
+    power = 1.055 * linear.clamp(min=SRGB_KNEE) ** (1 / 2.4) - 0.055
+    return _limit(torch.where(linear > SRGB_KNEE, power, SRGB_LINEAR_SLOPE * linear), for_loss)
+
+
+def _limit(values: Tensor, for_loss: bool) -> Tensor:
+    if not for_loss:
+        return values.clamp(0, 1)
+    return torch.where(values > 1, 1 + CONTINUED_SLOPE * (values - 1), values)
+
+
+class CoBiLoss(nn.Module):
+    """Eq. 3 on rendered sRGB: CoBi_RGB(n) + lambda_vgg * CoBi_VGG, the latter a plain sum over the layers.
+
+    CoBi knows no mask: give it crops that are valid nearly throughout. A stray invalid target pixel does
+    little, since no source has to choose it; a source position there is matched to its valid neighbourhood.
+
+    Args:
+        zoom: 2, 4 or 8; chooses n = 5, 10 or 15 unless `patch` is given.
+        features: maps sRGB (B, 3, H, W) to {layer: (B, C, h, w)}, as `srraw_model.features.VggFeatures` does;
+            without it the loss is CoBi_RGB alone.
+        weight_spatial: w_s of Eq. 2, for all parts.
+        lambda_vgg: weight of CoBi_VGG.
+        patch: n, the side of the RGB patches in pixels.
+        patch_stride: step between the RGB patches in pixels; 1 is the paper's.
+        rgb_distance: "cosine" or "l2", for the RGB patches.
+    """
+
+    def __init__(
+        self,
+        zoom: int,
+        features: nn.Module | None = None,
+        *,
+        weight_spatial: float = 0.1,
+        lambda_vgg: float = 1.0,
+        patch: int | None = None,
+        patch_stride: int = 1,
+        rgb_distance: str = "cosine",
+    ) -> None:
+        super().__init__()
+        if patch is None and zoom not in PATCH_BY_ZOOM:
+            raise ValueError(f"CoBi's patch is known for a zoom of 2, 4 or 8; for {zoom} state it.")
+        self.features = features
+        self.weight_spatial = weight_spatial
+        self.lambda_vgg = lambda_vgg
+        self.patch = PATCH_BY_ZOOM[zoom] if patch is None else patch
+        self.patch_stride = patch_stride
+        self.rgb_distance = rgb_distance
+
+    def forward(self, output: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and its parts for the log.
+
+        Args:
+            output: (B, 3, H, W), rendered with `for_loss=True`.
+            target: (B, 3, H, W), sRGB in [0, 1].
+
+        Returns:
+            The total, a scalar; and, detached and before lambda, `cobi_rgb`, `cobi_vgg` (with features) and
+            `cobi_<layer>` for each layer.
+        """
+        rgb = contextual_bilateral_rgb_loss(
+            output,
+            target,
+            self.patch,
+            self.patch_stride,
+            weight_spatial=self.weight_spatial,
+            distance=self.rgb_distance,
+        )
+        if self.features is None:
+            return rgb, {"cobi_rgb": rgb.detach()}
+        target_features = self.features(target)
+        layers = {
+            name: contextual_bilateral_loss(source, target_features[name], weight_spatial=self.weight_spatial)
+            for name, source in self.features(output).items()
+        }
+        vgg = torch.stack(list(layers.values())).sum()
+        parts = {"cobi_rgb": rgb, "cobi_vgg": vgg} | {f"cobi_{name}": part for name, part in layers.items()}
+        return rgb + self.lambda_vgg * vgg, {name: part.detach() for name, part in parts.items()}
+
+
+def aligned_l1(output: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Mean absolute difference over the valid pixels; 0 where there are none.
+
+    Args:
+        output, target: (B, 3, H, W), sRGB.
+        valid: (B, 1, H, W), 1 (or True) where the target shows the scene.
+    """
+    mask = valid.to(output.dtype).expand_as(output)
+    # Selected rather than multiplied: an invalid pixel may hold anything.
+    difference = torch.where(mask > 0, output - target, 0.0).abs()
+    return difference.sum() / mask.sum().clamp(min=1)
