@@ -100,6 +100,24 @@ def luminance(raw: RawImage) -> npt.NDArray[np.float32]:
     """
     import cv2
 
+    light = _balanced(raw)
+    kernel = np.array([0.25, 0.5, 0.25], np.float32)
+    # Reflection about the outermost pixel continues the pattern.
+    return cv2.sepFilter2D(light, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
+
+
+def half_size_rgb(raw: RawImage) -> npt.NDArray[np.float32]:
+    """White-balanced linear light of each 2x2 block, (H//2, W//2, 3) float32, black 0 and white 1."""
+    light = _balanced(raw)
+    height, width = (side // 2 * 2 for side in raw.size)
+    planes = {"R": [], "G": [], "B": []}
+    for position, colour in enumerate(raw.cfa):
+        planes[colour].append(light[position // 2 : height : 2, position % 2 : width : 2])
+    return np.stack([sum(planes[c]) / np.float32(len(planes[c])) for c in "RGB"], axis=-1)
+
+
+def _balanced(raw: RawImage) -> npt.NDArray[np.float32]:
+    """The mosaic as white-balanced linear light, (H, W) float32."""
     black, gain = np.empty((2, 2), np.float32), np.empty((2, 2), np.float32)
     black.flat = raw.black_level
     gain.flat = [wb / (raw.white_level - b) for wb, b in zip(raw.camera_wb, raw.black_level, strict=True)]
@@ -108,9 +126,7 @@ def luminance(raw: RawImage) -> npt.NDArray[np.float32]:
     light = raw.mosaic.astype(np.float32)
     light -= np.tile(black, tiles)[:height, :width]
     light *= np.tile(gain, tiles)[:height, :width]
-    kernel = np.array([0.25, 0.5, 0.25], np.float32)
-    # Reflection about the outermost pixel continues the pattern.
-    return cv2.sepFilter2D(light, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
+    return light
 
 
 def render_srgb(

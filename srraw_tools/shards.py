@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,20 +169,23 @@ def open(path: Path | str) -> Reader:
     return Reader(Path(path))
 
 
-def write_shard(path: Path, options: dict[str, Any], pairs: Iterable[tuple[Pair, PairData]]) -> None:
-    """Write a new shard, whole or not at all; nothing that exists is changed unless it is `path` itself.
+Add = Callable[[Pair, PairData], None]
+
+
+@contextmanager
+def new_shard(path: Path, options: dict[str, Any]) -> Iterator[Add]:
+    """Write a new shard, whole or not at all: inside the block, call what it gives once for each pair.
 
     Args:
         options: what was asked of `srraw pack`; must hold "zooms" and "compression".
-        pairs: consumed one at a time, so that a generator bounds the memory.
     """
     with replacing(path) as temporary, h5py.File(temporary, "w", libver="latest") as file:
         _write_root(file, options)
-        for pair, data in pairs:
-            _write_pair(file, pair, data, options["compression"])
+        yield lambda pair, data: _write_pair(file, pair, data, options["compression"])
 
 
-def add_shard(path: Path, options: dict[str, Any], pairs: Iterable[tuple[Pair, PairData]]) -> None:
+@contextmanager
+def added_shard(path: Path, options: dict[str, Any]) -> Iterator[Add]:
     """Add pairs to an existing set as one more numbered shard; `path` becomes, or stays, the index.
 
     The shards that exist keep their bytes: a set of one becomes <stem>-0001.h5 by a hard link and a new
@@ -190,7 +194,8 @@ def add_shard(path: Path, options: dict[str, Any], pairs: Iterable[tuple[Pair, P
     shards = shard_files(path)
     first = path.with_name(f"{path.stem}-0001{path.suffix}")
     added = path.with_name(f"{path.stem}-{max(len(shards), 1) + 1:04d}{path.suffix}")
-    write_shard(added, options, pairs)
+    with new_shard(added, options) as add:
+        yield add
     if not shards:
         first.unlink(missing_ok=True)  # what an interrupted run may have left: a second name of `path`
         os.link(path, first)
@@ -231,7 +236,7 @@ def _open_checked(path: Path) -> h5py.File:
     if version != FORMAT_VERSION:
         raise UserError(
             f"{path} has format version {version}, and srraw {__version__} reads version {FORMAT_VERSION}.",
-            "Pack it again, or use the srraw that wrote it.",
+            "Remove it and pack again, or use the srraw that wrote it.",
         )
     raise UserError(f"{path} holds no pairs group; it is damaged.", "Pack it again.")
 

@@ -1,0 +1,324 @@
+"""The stage from sequences and alignments to the HDF5 file that a model learns from."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from srraw_tools import geometry, shards
+from srraw_tools.alignment import ALIGNMENT_FILE, PairAlignment, read_alignment
+from srraw_tools.errors import UserError
+from srraw_tools.files import sha256_of
+from srraw_tools.geometry import Matrix
+from srraw_tools.raw import TARGET_WHITE, RawImage, read_raw, render_srgb, to_uint8
+from srraw_tools.sequence import sequence_name
+from srraw_tools.shards import SPLITS, Pair, PairData
+
+SPLIT_SHARES = (80, 10, 10)
+TARGETS = ("camera", "srgb")
+
+
+@dataclass(frozen=True)
+class PackedPair:
+    """What became of a pair: `status` is "packed", "present" (there before) or "failed", with `reason`."""
+
+    name: str
+    split: str
+    zoom: int
+    status: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One pair to pack: where it comes from and what identifies its inputs."""
+
+    name: str
+    folder: Path
+    sequence: str
+    split: str
+    alignment: PairAlignment
+    input_hash: str
+
+
+def pack_sequences(
+    folders: Iterable[Path],
+    *,
+    out: Path,
+    zooms: tuple[int, ...] = (4, 8),
+    split: tuple[float, ...] = SPLIT_SHARES,
+    split_file: Path | None = None,
+    target: str = "camera",
+    compression: str = "none",
+    alignments: Path | None = None,
+    overwrite: bool = False,
+) -> Iterator[PackedPair]:
+    """Pack the aligned pairs of sequences into an HDF5 file (docs/formats.md).
+
+    A file that is there already is kept: pairs that it holds are "present", further ones are added as a new
+    shard, and other options or inputs that have changed are refused unless `overwrite`.
+
+    Args:
+        split: shares of train, val and test; sequences are assigned by a hash of their name.
+        split_file: CSV of sequence,split that decides instead.
+        target: "camera" (16-bit linear camera RGB) or "srgb" (8-bit sRGB, as in the paper).
+        alignments: folder of <sequence>/alignment.json where `srraw align --out` wrote them.
+
+    Yields:
+        A record per pair, after it was written; the file itself appears when the last one was.
+
+    Raises:
+        UserError: nothing is aligned, the file there is of other options or inputs, or it cannot be written.
+    """
+    _check_options(out, split, target, compression)
+    options = {
+        "zooms": sorted(zooms),
+        "target": target,
+        "compression": compression,
+        "split": _read_split_file(split_file) if split_file else list(split),
+    }
+    tasks, failed = _collect(list(folders), zooms, options["split"], alignments)
+    yield from failed
+    if not tasks:
+        raise UserError(
+            f"There is no aligned pair to pack for {_zoom_names(zooms)}.",
+            "Run 'srraw align' and read its table.",
+        )
+    replaced: list[Path] = []
+    if overwrite or not out.exists():
+        writing, present = shards.new_shard, set()
+        replaced = shards.shard_files(out) if out.exists() else []
+    else:
+        writing, present = shards.added_shard, _present(out, options, tasks)
+    yield from (_record(task, "present") for task in tasks if task.name in present)
+    tasks = [task for task in tasks if task.name not in present]
+    if not tasks:
+        return
+    with writing(out, options) as add:
+        packed = 0
+        for record, pair, data in _packed(tasks, target):
+            if pair is not None and data is not None:
+                add(pair, data)
+                packed += 1
+            yield record
+        if not packed:
+            raise UserError(f"No pair could be packed; {out} is left as it was.", "See the failures above.")
+    for shard in replaced:
+        shard.unlink(missing_ok=True)
+
+
+def split_of(sequence: str, shares: tuple[float, ...] = SPLIT_SHARES) -> str:
+    """The split of a sequence by a hash of its name, so that adding one moves no other.
+
+    The published train/ and test/ parents, which are part of the name, decide by themselves.
+    """
+    for name in SPLITS:
+        if sequence.startswith(f"{name}-"):
+            return name
+    fraction = int.from_bytes(hashlib.sha256(sequence.encode()).digest()[:8]) / 2**64
+    limits = np.cumsum(shares) / np.sum(shares)
+    return SPLITS[int(np.searchsorted(limits, fraction, side="right"))]
+
+
+def warp_target(camera_rgb: npt.NDArray[np.uint16], target_to_high: Matrix, size: tuple[int, int]) -> Any:
+    """Resample demosaiced light once onto the target's grid.
+
+    Args:
+        camera_rgb: (H, W, 3) uint16, linear.
+        target_to_high: the map from target pixels to those of `camera_rgb`.
+        size: (height, width) of the target.
+
+    Returns:
+        The target (height, width, 3) uint16, and valid (height, width) uint8, 1 inside the high frame.
+    """
+    scale, _ = geometry.scale_and_rotation(target_to_high)
+    flags = cv2.WARP_INVERSE_MAP
+    source = camera_rgb
+    if scale > 1:  # fewer samples than there were: keep what they cannot hold from folding over
+        source = cv2.GaussianBlur(source, (0, 0), 0.5 * float(np.sqrt(scale**2 - 1)))
+    target = cv2.warpPerspective(
+        source, target_to_high, size[::-1], flags=flags | cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+    )
+    inside = np.ones(camera_rgb.shape[:2], np.float32)
+    seen = cv2.warpPerspective(inside, target_to_high, size[::-1], flags=flags | cv2.INTER_LINEAR)
+    return target, (seen > 0.99).astype(np.uint8)
+
+
+def _check_options(out: Path, split: tuple[float, ...], target: str, compression: str) -> None:
+    if len(split) != 3 or min(split) < 0 or sum(split) <= 0:
+        raise UserError("A split has three shares, such as 80:10:10.", wrong_use=True)
+    if target not in TARGETS or compression not in shards.COMPRESSIONS:
+        raise UserError(f"Unknown target {target!r} or compression {compression!r}.", wrong_use=True)
+    if out.is_dir() or not out.parent.is_dir():
+        problem = "is a folder" if out.is_dir() else f"cannot be made: {out.parent} does not exist"
+        raise UserError(f"{out} {problem}.", "Name a file such as srraw.h5.", wrong_use=True)
+
+
+def _read_split_file(path: Path) -> dict[str, str]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read the split file {path}: {error}.", wrong_use=True) from error
+    rows = rows[1:] if rows and rows[0] == ["sequence", "split"] else rows
+    for row in rows:
+        if len(row) != 2 or row[1] not in SPLITS:
+            raise UserError(
+                f"{path}: the line {','.join(row)!r} is not of the form sequence,split.",
+                "The split is train, val or test.",
+                wrong_use=True,
+            )
+    return dict(rows)
+
+
+def _collect(
+    folders: list[Path],
+    zooms: tuple[int, ...],
+    split: list[float] | dict[str, str],
+    alignments: Path | None,
+) -> tuple[list[_Task], list[PackedPair]]:
+    """The pairs to pack, and the sequences that cannot be."""
+    tasks: list[_Task] = []
+    failed = []
+    for folder in folders:
+        sequence = sequence_name(folder)
+        if isinstance(split, dict) and sequence not in split:
+            raise UserError(f"The split file does not name the sequence {sequence}.", wrong_use=True)
+        chosen = split[sequence] if isinstance(split, dict) else split_of(sequence, tuple(split))
+        path = (alignments / sequence if alignments else folder) / ALIGNMENT_FILE
+        try:
+            pairs = read_alignment(path)
+            hashes = {name: sha256_of(folder / name) for p in pairs for name in (p.low, p.high)}
+        except (UserError, OSError) as error:
+            failed.append(PackedPair(sequence, chosen, 0, "failed", str(error)))
+            continue
+        for pair in pairs:
+            if pair.zoom in zooms and pair.status == "ok":
+                name = f"{sequence}_{pair.zoom}x_{Path(pair.low).stem}_{Path(pair.high).stem}"
+                made_of = json.dumps([hashes[pair.low], hashes[pair.high], asdict(pair)], sort_keys=True)
+                digest = hashlib.sha256(made_of.encode()).hexdigest()
+                tasks.append(_Task(name, folder, sequence, chosen, pair, digest))
+    names = [task.name for task in tasks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"Two sequences have the same name: {twice[0]} comes twice.", "Rename one of the folders."
+        )
+    return tasks, failed
+
+
+def _present(out: Path, options: dict[str, Any], tasks: list[_Task]) -> set[str]:
+    """The names of the tasks that the file holds already, made of the same inputs by the same options."""
+    with shards.open(out) as reader:
+        theirs, hashes = reader.options, {pair.name: pair.input_hash for pair in reader.pairs}
+    if isinstance(options["split"], dict) and isinstance(theirs.get("split"), dict):
+        # A longer split file is the same option, so long as it moves no sequence.
+        moved = {k for k, v in theirs["split"].items() if options["split"].get(k, v) != v}
+        same_split = not moved
+    else:
+        same_split = theirs.get("split") == options["split"]
+    if not same_split or any(theirs.get(k) != v for k, v in options.items() if k != "split"):
+        raise UserError(
+            f"{out} was packed with other options.", "Give --overwrite to pack it anew.", wrong_use=True
+        )
+    changed = [task.name for task in tasks if hashes.get(task.name, task.input_hash) != task.input_hash]
+    if changed:
+        raise UserError(
+            f"{out} holds {changed[0]}, made of files or an alignment that have changed since.",
+            "Give --overwrite to pack it anew.",
+            wrong_use=True,
+        )
+    return {task.name for task in tasks if task.name in hashes}
+
+
+def _packed(tasks: list[_Task], target: str) -> Iterator[tuple[PackedPair, Pair | None, PairData | None]]:
+    """Make the pairs, sequence by sequence; each raw is decoded once."""
+    decoded: dict[Path, RawImage | UserError] = {}
+    for task in tasks:
+        decoded = {path: raw for path, raw in decoded.items() if path.parent == task.folder}
+        for name in (task.alignment.low, task.alignment.high):
+            path = task.folder / name
+            if path not in decoded:
+                decoded[path] = _decode(path)
+        low, high = decoded[task.folder / task.alignment.low], decoded[task.folder / task.alignment.high]
+        failure = next((str(raw) for raw in (low, high) if isinstance(raw, UserError)), None)
+        if failure is None:
+            pair, data = _make_pair(task, low, high, target)
+            yield _record(task, "packed"), pair, data
+        else:
+            yield _record(task, "failed", failure), None, None
+
+
+def _decode(path: Path) -> RawImage | UserError:
+    try:
+        return read_raw(path, demosaic=True)
+    except UserError as error:
+        return error
+
+
+def _make_pair(task: _Task, low: RawImage, high: RawImage, target: str) -> tuple[Pair, PairData]:
+    alignment, zoom = task.alignment, task.alignment.zoom
+    x, y, width, height = crop = alignment.crop
+    low_to_high = np.asarray(alignment.low_to_high, np.float64)
+    target_to_high = low_to_high @ geometry.zoomed_crop_to_frame(crop, zoom)
+    light, valid = warp_target(high.camera_rgb, target_to_high, (zoom * height, zoom * width))
+    if low.exif.camera != high.exif.camera:
+        target = "srgb"  # two cameras' own colours cannot be compared, their renderings can
+    if target == "srgb":
+        light = to_uint8(render_srgb(light * np.float32(1 / TARGET_WHITE), high.rgb_wb, high.color_matrix))
+    view = low.camera_rgb[y : y + height, x : x + width] * np.float32(1 / TARGET_WHITE)
+    data = PairData(
+        raw=low.mosaic[y : y + height, x : x + width],
+        rgb=to_uint8(render_srgb(view, low.rgb_wb, low.color_matrix)),
+        target=light,
+        valid=valid,
+    )
+    pair = Pair(
+        name=task.name,
+        sequence=task.sequence,
+        split=task.split,
+        zoom=zoom,
+        size=(height, width),
+        cfa=low.cfa,
+        black_level=low.black_level,
+        white_level=low.white_level,
+        camera_wb=low.camera_wb,
+        color_matrix=low.color_matrix,
+        gain=tuple(alignment.gain),
+        target_space=target,
+        target_cfa=high.cfa,
+        target_camera_wb=high.camera_wb,
+        target_color_matrix=high.color_matrix,
+        crop=tuple(crop),
+        low_to_high=low_to_high,
+        scale_offset=alignment.scale_offset,
+        focal_low=alignment.focal_low,
+        focal_high=alignment.focal_high,
+        iso=low.exif.iso,
+        exposure_time=low.exif.exposure_s,
+        f_number=low.exif.f_number,
+        camera=low.exif.camera,
+        target_iso=high.exif.iso,
+        target_exposure_time=high.exif.exposure_s,
+        target_f_number=high.exif.f_number,
+        target_camera=high.exif.camera,
+        input_hash=task.input_hash,
+    )
+    return pair, data
+
+
+def _record(task: _Task, status: str, reason: str | None = None) -> PackedPair:
+    return PackedPair(task.name, task.split, task.alignment.zoom, status, reason)
+
+
+def _zoom_names(zooms: tuple[int, ...]) -> str:
+    return " and ".join(f"{zoom}X" for zoom in zooms)
