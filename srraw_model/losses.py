@@ -1,7 +1,7 @@
 """What a training run minimises: rendering, Eq. 3 of the paper, and the aligned L1 of the first phase.
 
-Networks put out linear camera RGB. Losses compare the rendered sRGB of output and target, each rendered with its
-own shot's white balance and matrix: the output with `for_loss=True`, the target without.
+Networks put out linear camera RGB. Losses compare rendered sRGB: output and target are each rendered with
+their own shot's white balance and matrix, the output with `for_loss=True`, the target without.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ SRGB_LINEAR_SLOPE = 12.92
 def render_srgb(camera_rgb: Tensor, camera_wb: Tensor, color_matrix: Tensor, *, for_loss: bool) -> Tensor:
     """Camera RGB to sRGB: white balance, clip, matrix, sRGB curve, clip, as `srraw_tools.raw.render_srgb`.
 
-    With `for_loss` it is the same function in gamut, but strictly rising everywhere, so that every pixel has a
-    gradient: above 1 both clips become a slope of CONTINUED_SLOPE; below 0 nothing is clipped and
-    the curve goes on with the slope 12.92 that it has at 0. In a target or a metric, pass `for_loss=False`.
+    With `for_loss` it is the same function in gamut, but rises everywhere, so that every pixel has a
+    gradient: above 1 both clips become a slope of CONTINUED_SLOPE, below 0 nothing is clipped and the curve
+    goes on with the slope 12.92 that it has at 0. Targets and metrics take `for_loss=False`.
 
     Args:
         camera_rgb: (B, 3, H, W), linear, black 0 and white 1.
@@ -58,7 +58,7 @@ class CoBiLoss(nn.Module):
 
     Args:
         zoom: 2, 4 or 8; chooses n = 5, 10 or 15 unless `patch` is given.
-        features: maps sRGB (B, 3, H, W) to {layer: (B, C, h, w)}, as `srraw_model.features.VggFeatures` does;
+        features: maps sRGB (B, 3, H, W) to {layer: (B, C, h, w)}, such as `features.load_vgg19(...)`;
             without it the loss is CoBi_RGB alone.
         weight_spatial: w_s of Eq. 2, for all parts.
         lambda_vgg: weight of CoBi_VGG.

@@ -1,0 +1,215 @@
+"""Pretrained feature networks, from files and without torchvision: VGG-19 for CoBi, SqueezeNet for LPIPS.
+
+A feature network is one sequence of layers, numbered as in its weight file, with taps after some of them.
+Another backbone is one more function like `_squeezenet` (LPIPS taps AlexNet after 1, 4, 7, 9, 11 and VGG-16
+after 3, 8, 15, 22, 29).
+"""
+
+from __future__ import annotations
+
+import urllib.error
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from srraw_tools.errors import UserError
+
+VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"  # dcbb9e9d begins its SHA-256
+SQUEEZENET_URL = "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth"
+
+# torchvision's networks were trained on (sRGB - mean) / std, per channel.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+VGG19_HINT = f"Pass torchvision's VGG-19 ({VGG19_URL}), or let it be downloaded."
+
+
+class FeatureNetwork(nn.Module):
+    """Layers with taps, frozen: its weights take no gradient, its input does.
+
+    Args:
+        layers: the layers, named by their number in the weight file.
+        taps: number of a layer -> name of the feature that is its output.
+        mean, std: the input is normalised to (input - mean) / std, per channel.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[int, nn.Module],
+        taps: Mapping[int, str],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(OrderedDict((str(number), layer) for number, layer in layers.items()))
+        self.taps = dict(taps)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.requires_grad_(False)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> {tap: (B, C, h, w)}, in the order of the layers."""
+        values, tapped = (image - self.mean) / self.std, {}
+        for number, layer in self.layers.named_children():
+            values = layer(values)
+            if int(number) in self.taps:
+                tapped[self.taps[int(number)]] = values
+        return tapped
+
+
+def load_vgg19(path: Path | None = None, *, download: bool = False, pooling: str = "max") -> FeatureNetwork:
+    """VGG-19 up to the layers that CoBi compares, for sRGB in [0, 1].
+
+    The file may have one of two layouts, and the names of the taps, all after ReLU, say which it was:
+    - torchvision's (features.0.weight, ...): conv1_2, conv2_2 and conv3_2, as in the paper; the input is
+      normalised by ImageNet's mean and deviation; zero padding.
+    - the network normalised to a mean activation of 1 (keys 0, 2, 5, 9, 12, 16): conv1_2, conv2_2 and
+      conv3_1, since it has no conv3_2; its own first layer normalises the input; reflection padding.
+
+    Args:
+        path: the weight file.
+        download: without a path, fetch torchvision's file into torch.hub's cache and check its hash.
+        pooling: "max", as it was trained, or "average".
+
+    Raises:
+        UserError: no file that can be read as one of the two; it says which and what to do.
+        ValueError: another kind of pooling.
+    """
+    if pooling not in ("max", "average"):
+        raise ValueError(f"There is no pooling {pooling!r}; there are 'max' and 'average'.")
+    if path is None and not download:
+        raise UserError("No VGG-19 weights were given.", VGG19_HINT, wrong_use=True)
+    if path is None:
+        source, weights = VGG19_URL, _download(VGG19_URL)
+    else:
+        source, weights = str(path), read_weights(path, VGG19_HINT)
+    if "16.weight" in weights:
+        return _filled(_vgg19_normalised(pooling), weights, "", source, VGG19_HINT)
+    return _filled(_vgg19(pooling), weights, "features.", source, VGG19_HINT)
+
+
+def load_squeezenet(path: Path) -> FeatureNetwork:
+    """SqueezeNet 1.1 from torchvision's layout (half precision too), with the taps and input of LPIPS v0.1.
+
+    Its input is sRGB in [-1, 1]. Raises UserError for a file that is not this network.
+    """
+    hint = f"Pass torchvision's SqueezeNet 1.1 ({SQUEEZENET_URL})."
+    return _filled(_squeezenet(), read_weights(path, hint), "features.", str(path), hint)
+
+
+# LPIPS backbones by name: an entry is all that a further one needs.
+LPIPS_BACKBONES = {"squeeze": load_squeezenet}
+
+
+def read_weights(path: Path, hint: str) -> dict[str, Tensor]:
+    """A file of named tensors, as torch.save writes it; UserError with `hint` where it is anything else."""
+    try:
+        weights = torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.", hint) from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{path} cannot be opened ({error.strerror}).", hint) from None
+    except Exception as error:  # the bytes of a foreign or truncated file can fail anywhere in the unpickler
+        raise UserError(
+            f"{path} cannot be read as weights: it is damaged or another kind of file.", hint
+        ) from error
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"{path} holds something else than named weights.", hint)
+    return dict(weights)
+
+
+def _download(url: str) -> dict[str, Tensor]:
+    try:
+        return torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", check_hash=True, weights_only=True, progress=False
+        )
+    except (urllib.error.URLError, OSError) as error:
+        raise UserError(
+            f"{url} could not be fetched ({error}).", "Fetch it by other means and pass its path."
+        ) from error
+    except RuntimeError as error:
+        raise UserError(f"{url} arrived damaged ({error}).", "Try again.") from error
+
+
+def _filled(
+    network: FeatureNetwork, weights: Mapping[str, Tensor], prefix: str, source: str, hint: str
+) -> FeatureNetwork:
+    """`network` with its share of `weights`; layers beyond its last tap are ignored."""
+    own = {}
+    for name, parameter in network.layers.state_dict().items():
+        given = weights.get(prefix + name)
+        if given is None:
+            raise UserError(f"{source} is not the network that is needed: it lacks {prefix + name}.", hint)
+        if given.shape != parameter.shape:
+            raise UserError(
+                f"{source} is not the network that is needed: {prefix + name} has the shape "
+                f"{tuple(given.shape)} instead of {tuple(parameter.shape)}.",
+                hint,
+            )
+        if not torch.isfinite(given).all():
+            raise UserError(f"{source} is damaged: {prefix + name} holds values that are not finite.", hint)
+        own[name] = given.float()
+    network.layers.load_state_dict(own)
+    return network.eval()
+
+
+def _vgg19(pooling: str) -> FeatureNetwork:
+    widths = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256)}
+    layers: dict[int, nn.Module] = {}
+    for number, (before, after) in widths.items():
+        layers[number] = nn.Conv2d(before, after, 3, padding=1)
+        layers[number + 1] = nn.ReLU()
+    layers[4] = layers[9] = _pool(pooling)
+    return FeatureNetwork(
+        dict(sorted(layers.items())), {3: "conv1_2", 8: "conv2_2", 13: "conv3_2"}, IMAGENET_MEAN, IMAGENET_STD
+    )
+
+
+def _vgg19_normalised(pooling: str) -> FeatureNetwork:
+    widths = {2: (3, 64), 5: (64, 64), 9: (64, 128), 12: (128, 128), 16: (128, 256)}
+    layers: dict[int, nn.Module] = {0: nn.Conv2d(3, 3, 1)}  # RGB in [0, 1] to BGR in [0, 255] less its mean
+    for number, (before, after) in widths.items():
+        layers[number] = nn.Conv2d(before, after, 3, padding=1, padding_mode="reflect")
+        layers[number + 1] = nn.ReLU()
+    layers[7] = layers[14] = _pool(pooling)
+    return FeatureNetwork(
+        dict(sorted(layers.items())), {6: "conv1_2", 13: "conv2_2", 17: "conv3_1"}, (0.0,) * 3, (1.0,) * 3
+    )
+
+
+def _pool(pooling: str) -> nn.Module:
+    return nn.MaxPool2d(2) if pooling == "max" else nn.AvgPool2d(2)
+
+
+def _squeezenet() -> FeatureNetwork:
+    widths = {
+        3: (64, 16, 128), 4: (128, 16, 128), 6: (128, 32, 256), 7: (256, 32, 256),
+        9: (256, 48, 384), 10: (384, 48, 384), 11: (384, 64, 512), 12: (512, 64, 512),
+    }  # fmt: skip
+    layers: dict[int, nn.Module] = {0: nn.Conv2d(3, 64, 3, stride=2), 1: nn.ReLU()}
+    layers |= {number: nn.MaxPool2d(3, stride=2, ceil_mode=True) for number in (2, 5, 8)}
+    layers |= {number: _Fire(*width) for number, width in widths.items()}
+    # LPIPS's own constants: ImageNet's mean and deviation, about, of images in [-1, 1].
+    return FeatureNetwork(
+        dict(sorted(layers.items())),
+        {number: f"slice{i}" for i, number in enumerate((1, 4, 7, 9, 10, 11, 12), start=1)},
+        (-0.030, -0.088, -0.188),
+        (0.458, 0.448, 0.450),
+    )
+
+
+class _Fire(nn.Module):
+    """SqueezeNet's module: few channels, then half of the output by 1x1 and half by 3x3 convolutions."""
+
+    def __init__(self, before: int, within: int, after: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(before, within, 1)
+        self.expand1x1 = nn.Conv2d(within, after // 2, 1)
+        self.expand3x3 = nn.Conv2d(within, after // 2, 3, padding=1)
+
+    def forward(self, values: Tensor) -> Tensor:
+        squeezed = self.squeeze(values).relu()
+        return torch.cat((self.expand1x1(squeezed), self.expand3x3(squeezed)), dim=1).relu()
