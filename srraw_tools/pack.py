@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,17 @@ class PackedPair:
 
 @dataclass(frozen=True)
 class _Task:
-    """One pair to pack: where it comes from and what identifies its inputs."""
+    """One pair to pack, and where it comes from."""
 
     name: str
     folder: Path
     sequence: str
     split: str
     alignment: PairAlignment
-    input_hash: str
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        return self.folder / self.alignment.low, self.folder / self.alignment.high
 
 
 def pack_sequences(
@@ -80,13 +84,14 @@ def pack_sequences(
         UserError: nothing is aligned, the file there is of other options or inputs, or it cannot be written.
     """
     _check_options(out, split, target, compression)
+    chosen_split = _read_split_file(split_file) if split_file else list(split)
     options = {
         "zooms": sorted(zooms),
         "target": target,
         "compression": compression,
-        "split": _read_split_file(split_file) if split_file else list(split),
+        "split": chosen_split,
     }
-    tasks, failed = _collect(list(folders), zooms, options["split"], alignments)
+    tasks, failed = _collect(list(folders), zooms, chosen_split, alignments)
     yield from failed
     if not tasks:
         raise UserError(
@@ -95,17 +100,31 @@ def pack_sequences(
         )
     replaced: list[Path] = []
     if overwrite or not out.exists():
-        writing, present = shards.new_shard, set()
+        writing, present = shards.new_shard, {}
         replaced = shards.shard_files(out) if out.exists() else []
     else:
-        writing, present = shards.added_shard, _present(out, options, tasks)
+        writing, present = shards.added_shard, _present(out, options)
+    hashes: dict[str, str] = {}
+    for task in list(tasks):
+        try:
+            hashes[task.name] = _input_hash(task)
+        except OSError as error:
+            tasks.remove(task)
+            yield _record(task, "failed", f"cannot read {error.filename}: {error.strerror}")
+            continue
+        if present.get(task.name, hashes[task.name]) != hashes[task.name]:
+            raise UserError(
+                f"{out} holds {task.name}, made of files or an alignment that have changed since.",
+                "Give --overwrite to pack it anew.",
+                wrong_use=True,
+            )
     yield from (_record(task, "present") for task in tasks if task.name in present)
     tasks = [task for task in tasks if task.name not in present]
     if not tasks:
         return
     with writing(out, options) as add:
         packed = 0
-        for record, pair, data in _packed(tasks, target):
+        for record, pair, data in _packed(tasks, hashes, target):
             if pair is not None and data is not None:
                 add(pair, data)
                 packed += 1
@@ -114,6 +133,20 @@ def pack_sequences(
             raise UserError(f"No pair could be packed; {out} is left as it was.", "See the failures above.")
     for shard in replaced:
         shard.unlink(missing_ok=True)
+
+
+def plan_packing(
+    folders: Iterable[Path],
+    *,
+    zooms: tuple[int, ...] = (4, 8),
+    split: tuple[float, ...] = SPLIT_SHARES,
+    split_file: Path | None = None,
+    alignments: Path | None = None,
+) -> list[PackedPair]:
+    """What `pack_sequences` with these arguments would pack, with the status "planned"; reads no raw file."""
+    chosen_split = _read_split_file(split_file) if split_file else list(split)
+    tasks, failed = _collect(list(folders), zooms, chosen_split, alignments)
+    return [*failed, *(_record(task, "planned") for task in tasks)]
 
 
 def split_of(sequence: str, shares: tuple[float, ...] = SPLIT_SHARES) -> str:
@@ -197,16 +230,13 @@ def _collect(
         path = (alignments / sequence if alignments else folder) / ALIGNMENT_FILE
         try:
             pairs = read_alignment(path)
-            hashes = {name: sha256_of(folder / name) for p in pairs for name in (p.low, p.high)}
-        except (UserError, OSError) as error:
+        except UserError as error:
             failed.append(PackedPair(sequence, chosen, 0, "failed", str(error)))
             continue
         for pair in pairs:
             if pair.zoom in zooms and pair.status == "ok":
                 name = f"{sequence}_{pair.zoom}x_{Path(pair.low).stem}_{Path(pair.high).stem}"
-                made_of = json.dumps([hashes[pair.low], hashes[pair.high], asdict(pair)], sort_keys=True)
-                digest = hashlib.sha256(made_of.encode()).hexdigest()
-                tasks.append(_Task(name, folder, sequence, chosen, pair, digest))
+                tasks.append(_Task(name, folder, sequence, chosen, pair))
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -216,10 +246,10 @@ def _collect(
     return tasks, failed
 
 
-def _present(out: Path, options: dict[str, Any], tasks: list[_Task]) -> set[str]:
-    """The names of the tasks that the file holds already, made of the same inputs by the same options."""
+def _present(out: Path, options: dict[str, Any]) -> dict[str, str]:
+    """The pairs that a file holds, which must have been packed by the same options: name -> input hash."""
     with shards.open(out) as reader:
-        theirs, hashes = reader.options, {pair.name: pair.input_hash for pair in reader.pairs}
+        theirs, present = reader.options, {pair.name: pair.input_hash for pair in reader.pairs}
     if isinstance(options["split"], dict) and isinstance(theirs.get("split"), dict):
         # A longer split file is the same option, so long as it moves no sequence.
         moved = {k for k, v in theirs["split"].items() if options["split"].get(k, v) != v}
@@ -230,29 +260,35 @@ def _present(out: Path, options: dict[str, Any], tasks: list[_Task]) -> set[str]
         raise UserError(
             f"{out} was packed with other options.", "Give --overwrite to pack it anew.", wrong_use=True
         )
-    changed = [task.name for task in tasks if hashes.get(task.name, task.input_hash) != task.input_hash]
-    if changed:
-        raise UserError(
-            f"{out} holds {changed[0]}, made of files or an alignment that have changed since.",
-            "Give --overwrite to pack it anew.",
-            wrong_use=True,
-        )
-    return {task.name for task in tasks if task.name in hashes}
+    return present
 
 
-def _packed(tasks: list[_Task], target: str) -> Iterator[tuple[PackedPair, Pair | None, PairData | None]]:
+def _input_hash(task: _Task) -> str:
+    """What identifies the inputs of a pair: the two files' bytes and their alignment."""
+    made_of = [*(_sha256(path, path.stat().st_mtime_ns) for path in task.files), asdict(task.alignment)]
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, modified_ns: int) -> str:
+    """A file's hash; a sequence's shots belong to several pairs, and are read once."""
+    return sha256_of(path)
+
+
+def _packed(
+    tasks: list[_Task], hashes: dict[str, str], target: str
+) -> Iterator[tuple[PackedPair, Pair | None, PairData | None]]:
     """Make the pairs, sequence by sequence; each raw is decoded once."""
     decoded: dict[Path, RawImage | UserError] = {}
     for task in tasks:
         decoded = {path: raw for path, raw in decoded.items() if path.parent == task.folder}
-        for name in (task.alignment.low, task.alignment.high):
-            path = task.folder / name
+        for path in task.files:
             if path not in decoded:
                 decoded[path] = _decode(path)
-        low, high = decoded[task.folder / task.alignment.low], decoded[task.folder / task.alignment.high]
+        low, high = (decoded[path] for path in task.files)
         failure = next((str(raw) for raw in (low, high) if isinstance(raw, UserError)), None)
         if failure is None:
-            pair, data = _make_pair(task, low, high, target)
+            pair, data = _make_pair(task, hashes[task.name], low, high, target)
             yield _record(task, "packed"), pair, data
         else:
             yield _record(task, "failed", failure), None, None
@@ -265,7 +301,9 @@ def _decode(path: Path) -> RawImage | UserError:
         return error
 
 
-def _make_pair(task: _Task, low: RawImage, high: RawImage, target: str) -> tuple[Pair, PairData]:
+def _make_pair(
+    task: _Task, input_hash: str, low: RawImage, high: RawImage, target: str
+) -> tuple[Pair, PairData]:
     alignment, zoom = task.alignment, task.alignment.zoom
     x, y, width, height = crop = alignment.crop
     low_to_high = np.asarray(alignment.low_to_high, np.float64)
@@ -311,7 +349,7 @@ def _make_pair(task: _Task, low: RawImage, high: RawImage, target: str) -> tuple
         target_exposure_time=high.exif.exposure_s,
         target_f_number=high.exif.f_number,
         target_camera=high.exif.camera,
-        input_hash=task.input_hash,
+        input_hash=input_hash,
     )
     return pair, data
 

@@ -1,0 +1,150 @@
+"""What a file or a folder of srraw's holds, in a few words: for `srraw inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from srraw_tools.errors import UserError
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Describe a raw file, a sequence folder, a folder of sequences, an alignment.json or an srraw.h5.
+
+    Returns:
+        Plain values that JSON can hold; "kind" says what it is, and "rows", where there is, holds one
+        dictionary per shot, pair or sequence.
+
+    Raises:
+        UserError: there is nothing at `path`, or nothing that srraw knows, or it is damaged.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist.", wrong_use=True)
+    if path.is_dir():
+        return _describe_folder(path)
+    if path.suffix == ".json":
+        return _describe_json(path)
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if head == b"\x89HDF\r\n\x1a\n" or path.suffix in (".h5", ".hdf5"):
+        return _describe_shards(path)
+    return _describe_raw(path)
+
+
+def _describe_raw(path: Path) -> dict[str, Any]:
+    from srraw_tools.exif import file_format
+    from srraw_tools.raw import read_raw
+
+    raw = read_raw(path)
+    exif = raw.exif
+    return {
+        "kind": f"{file_format(path)} raw file",
+        "camera": exif.camera,
+        "lens": exif.lens,
+        "taken_at": exif.taken_at,
+        "focal_mm": exif.focal_mm,
+        "f_number": exif.f_number,
+        "exposure_s": exif.exposure_s,
+        "iso": exif.iso,
+        "width": raw.size[1],
+        "height": raw.size[0],
+        "cfa": raw.cfa,
+        "black_level": list(raw.black_level),
+        "white_level": raw.white_level,
+        "clipped_share": float((raw.mosaic >= raw.white_level).mean()),
+        "camera_wb": [round(value, 4) for value in raw.camera_wb],
+        "color_matrix": [[round(value, 4) for value in row] for row in raw.color_matrix.tolist()],
+        "notes": list(raw.notes),
+    }
+
+
+def _describe_folder(path: Path) -> dict[str, Any]:
+    from srraw_tools.alignment import ALIGNMENT_FILE
+    from srraw_tools.sequence import find_sequences, read_sequence
+
+    folders = find_sequences([path])
+    if folders == [path]:
+        sequence = read_sequence(path)
+        return {
+            "kind": "sequence",
+            "name": sequence.name,
+            "made_by": sequence.made_by or "unknown (no sequence.json)",
+            "planned_mm": list(sequence.planned_mm),
+            "complete": sequence.complete,
+            "aligned": (path / ALIGNMENT_FILE).exists(),
+            "rows": [
+                {
+                    "file": shot.file,
+                    "planned mm": shot.focal_planned,
+                    "EXIF mm": shot.focal_mm,
+                    "f/": shot.f_number,
+                    "s": shot.exposure_s,
+                    "ISO": shot.iso,
+                    "there": "yes" if (path / shot.file).is_file() else "missing",
+                }
+                for shot in sequence.shots
+            ],
+        }
+    rows = []
+    for folder in folders:
+        sequence = read_sequence(folder)
+        rows.append(
+            {
+                "sequence": sequence.name,
+                "shots": len(sequence.shots),
+                "complete": "yes" if sequence.complete else "no",
+                "aligned": "yes" if (folder / ALIGNMENT_FILE).exists() else "no",
+            }
+        )
+    return {"kind": "folder of sequences", "sequences": len(rows), "rows": rows}
+
+
+def _describe_json(path: Path) -> dict[str, Any]:
+    from srraw_tools.alignment import read_alignment
+    from srraw_tools.sequence import SEQUENCE_FILE
+
+    if path.name == SEQUENCE_FILE:
+        return _describe_folder(path.parent)
+    pairs = read_alignment(path)
+    return {
+        "kind": "alignment",
+        "pairs": len(pairs),
+        "rejected": sum(pair.status != "ok" for pair in pairs),
+        "rows": [
+            {
+                "low": pair.low,
+                "high": pair.high,
+                "zoom": pair.zoom,
+                "offset": round(pair.scale_offset, 5),
+                "score": round(pair.score, 4),
+                "residual px": pair.residual_px,
+                "status": pair.reason or pair.status,
+            }
+            for pair in pairs
+        ],
+    }
+
+
+def _describe_shards(path: Path) -> dict[str, Any]:
+    from srraw_tools import shards
+
+    with shards.open(path) as reader:
+        return {
+            "kind": "packed pairs",
+            "created_by": reader.created_by,
+            "zooms": list(reader.zooms),
+            "shards": [shard.name for shard in shards.shard_files(path)] or [path.name],
+            "options": {k: v for k, v in reader.options.items() if not isinstance(v, dict)},
+            "pairs": len(reader.pairs),
+            "rows": [
+                {
+                    "pair": pair.name,
+                    "split": pair.split,
+                    "mm": f"{pair.focal_low or 0:.4g}-{pair.focal_high or 0:.4g}",
+                    "mosaic": f"{pair.size[1]} x {pair.size[0]}",
+                    "cfa": pair.cfa,
+                    "target": pair.target_space,
+                }
+                for pair in reader.pairs
+            ],
+        }
