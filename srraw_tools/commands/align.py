@@ -1,0 +1,141 @@
+"""`srraw align`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from srraw_tools.commands.options import (
+    PATH,
+    dry_run_option,
+    finish,
+    jobs_option,
+    json_option,
+    overwrite_option,
+    print_json,
+    quiet_option,
+    zooms_option,
+)
+from srraw_tools.errors import UserError
+from srraw_tools.terminal import print_table, with_progress
+
+if TYPE_CHECKING:
+    from srraw_tools.align import SequenceAlignment
+
+
+@click.command("align")
+@click.argument("paths", nargs=-1, type=PATH)
+@zooms_option
+@click.option(
+    "--motion",
+    default="euclidean",
+    show_default=True,
+    help="translation, euclidean (with the scale offset), similarity, affine or homography.",
+)
+@click.option("--nominal-scale", is_flag=True, help="Take the scale from EXIF instead of refining it.")
+@click.option("--out", type=PATH, help="Write <sequence>/alignment.json here, not into the sequences.")
+@overwrite_option
+@jobs_option
+@dry_run_option
+@json_option
+@quiet_option
+def align(
+    paths: tuple[Path, ...],
+    zooms: tuple[int, ...],
+    motion: str,
+    nominal_scale: bool,
+    out: Path | None,
+    overwrite: bool,
+    jobs: int,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Register the pairs of every sequence below PATHS (sequences/ by default).
+
+    Writes alignment.json into each. A pair that cannot be registered is kept as rejected, with the reason.
+
+    Example: srraw align sequences/ --zoom 4,8
+    """
+    from srraw_tools.align import align_sequences
+    from srraw_tools.sequence import choose_pairs, find_sequences, read_sequence
+
+    folders = find_sequences(paths or (Path("sequences"),))
+    if dry_run:
+        for folder in folders:
+            sequence = read_sequence(folder)
+            pairs = [(z, *pair) for z in zooms for pair in choose_pairs(sequence, z)]
+            names = ", ".join(f"{z}X {low.focal_nominal:g}-{high.focal_nominal:g}" for z, low, high in pairs)
+            click.echo(f"{folder}: {names or 'no pairs'}")
+        return
+    results = align_sequences(
+        folders,
+        zooms=zooms,
+        motion=motion,
+        nominal_scale=nominal_scale,
+        out=out,
+        overwrite=overwrite,
+        jobs=jobs,
+    )
+    tracked = with_progress(results, len(folders), "Aligning", unit="sequences", quiet=quiet or as_json)
+    done, failures = [], []
+    for _, result in tracked:
+        if isinstance(result, UserError):
+            failures.append(str(result))
+            continue
+        done.append(result)
+        failures += result.failures
+        if as_json:
+            print_json({"sequence": result.name, "path": str(result.path), **_alignment_record(result)})
+    done.sort(key=lambda result: str(result.folder))
+    if not as_json and not quiet:
+        _print_alignments(done)
+    finish(failures)
+
+
+def _alignment_record(result: SequenceAlignment) -> dict[str, Any]:
+    return {
+        "skipped": result.skipped,
+        "pairs": [asdict(pair) for pair in result.pairs],
+        "warnings": result.warnings,
+        "failures": result.failures,
+    }
+
+
+def _print_alignments(results: list[SequenceAlignment]) -> None:
+    """The rejected pairs first; all pairs where they fit a screen or two; then what it comes to."""
+    rows = [(result, pair) for result in results for pair in result.pairs]
+    rejected = [row for row in rows if row[1].status != "ok"]
+    shown = sorted(rows, key=lambda row: row[1].status == "ok") if len(rows) <= 60 else rejected
+    if shown:
+        print_table(
+            ("sequence", ">zoom", "focal lengths", ">offset", ">score", ">residual", "status"),
+            [
+                (
+                    result.name,
+                    f"{pair.zoom}X",
+                    f"{_mm(pair.focal_low)}-{_mm(pair.focal_high)}",
+                    f"{pair.scale_offset:.4f}",
+                    f"{pair.score:.3f}",
+                    "-" if pair.residual_px is None else f"{pair.residual_px:.2f} px",
+                    pair.reason or pair.status,
+                )
+                for result, pair in shown
+            ],
+        )
+    for result in results:
+        for warning in result.warnings:
+            click.echo(f"Warning: {result.name}: {warning}", err=True)
+    before = sum(result.skipped for result in results)
+    click.echo(
+        f"{len(rows)} pairs of {len(results)} sequences, {len(rejected)} rejected"
+        + (f"; {before} sequences were aligned before" if before else "")
+        + "."
+    )
+
+
+def _mm(focal_mm: float | None) -> str:
+    return "?" if focal_mm is None else f"{focal_mm:.4g}"

@@ -1,0 +1,43 @@
+"""`srraw inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from srraw_tools.commands.options import PATH, json_option, print_json
+from srraw_tools.terminal import print_table
+
+
+@click.command("inspect")
+@click.argument("path", type=PATH)
+@json_option
+def inspect(path: Path, as_json: bool) -> None:
+    """Say what PATH holds: a raw file, a sequence, an alignment or an HDF5 file of pairs.
+
+    Example: srraw inspect photo.dng
+    """
+    from srraw_tools.describe import describe
+
+    description = describe(path)
+    if as_json:
+        print_json(description)
+        return
+    rows = description.pop("rows", [])
+    for key, value in description.items():
+        click.echo(f"{key.replace('_', ' ') + ':':<16} {_plain(value)}")
+    if rows:
+        click.echo()
+        print_table(list(rows[0]), [[_plain(value) for value in row.values()] for row in rows])
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain(part) for part in value)
+    return str(value)

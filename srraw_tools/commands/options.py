@@ -1,0 +1,58 @@
+"""What several commands share: options, types, the end of a batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is there already.")
+jobs_option = click.option(
+    "-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes to work in."
+)
+PATH = click.Path(path_type=Path)
+
+
+class NumberList(click.ParamType):
+    """A comma-separated list of positive numbers, such as 24,35,50."""
+
+    name = "N,N,..."
+
+    def __init__(self, number: type = float) -> None:
+        self.number = number
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(self.number(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"'{value}' is not a list of numbers such as 4,8.", param, ctx)
+        if not all(0 < number < float("inf") for number in numbers):
+            self.fail(f"'{value}' holds a number that is not positive.", param, ctx)
+        return numbers
+
+
+def print_json(value: Any) -> None:
+    """Print a record as JSON on one line, so that a stream of records can be read line by line."""
+    click.echo(json.dumps(value, allow_nan=False))
+
+
+zooms_option = click.option(
+    "--zoom", "zooms", type=NumberList(int), default=(4, 8), show_default="4,8", help="Target zooms: 2, 4, 8."
+)
+
+
+def finish(failures: list[str]) -> None:
+    """End a batch: all failures at once, and exit status 1 if there was one."""
+    for failure in failures:
+        click.echo(f"Failed: {failure}", err=True)
+    if failures:
+        raise SystemExit(1)

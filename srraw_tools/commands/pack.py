@@ -1,0 +1,132 @@
+"""`srraw pack`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from srraw_tools.commands.options import (
+    PATH,
+    dry_run_option,
+    finish,
+    json_option,
+    overwrite_option,
+    print_json,
+    quiet_option,
+    zooms_option,
+)
+from srraw_tools.errors import UserError
+from srraw_tools.terminal import print_table, with_progress
+
+if TYPE_CHECKING:
+    from srraw_tools.pack import PackedPair
+
+SPLITS = ("train", "val", "test")
+
+
+@click.command("pack")
+@click.argument("paths", nargs=-1, type=PATH)
+@click.option("--out", type=PATH, default=Path("srraw.h5"), show_default=True, help="The file to write.")
+@zooms_option
+@click.option("--split", default="80:10:10", show_default=True, help="Shares of train, val and test.")
+@click.option("--split-file", type=PATH, help="CSV of sequence,split that decides instead.")
+@click.option(
+    "--target",
+    type=click.Choice(["camera", "srgb"]),
+    default="camera",
+    show_default=True,
+    help="Targets in 16-bit linear camera RGB, or in 8-bit sRGB as in the paper.",
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["none", "gzip", "bitshuffle"]),
+    default="none",
+    show_default=True,
+    help="gzip is small and slow; bitshuffle needs the extra srraw[compression].",
+)
+@click.option("--alignments", type=PATH, help="Where 'srraw align --out' wrote, if not into the sequences.")
+@overwrite_option
+@dry_run_option
+@json_option
+@quiet_option
+def pack(
+    paths: tuple[Path, ...],
+    out: Path,
+    zooms: tuple[int, ...],
+    split: str,
+    split_file: Path | None,
+    target: str,
+    compression: str,
+    alignments: Path | None,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Pack the aligned pairs of the sequences below PATHS (sequences/ by default) into an HDF5 file.
+
+    Pairs that the file holds already stay as they are; new ones are added as a further shard.
+
+    Example: srraw pack --out srraw.h5 --zoom 4
+    """
+    from srraw_tools.pack import pack_sequences, plan_packing
+    from srraw_tools.sequence import find_sequences
+
+    folders = find_sequences(paths or (Path("sequences"),))
+    options = {
+        "zooms": zooms,
+        "split": _shares(split),
+        "split_file": split_file,
+        "alignments": alignments,
+    }
+    plan = plan_packing(folders, **options)
+    if dry_run:
+        for record in plan:
+            click.echo(f"{record.name}: {record.split}" + (f", {record.reason}" if record.reason else ""))
+        return
+    records = pack_sequences(
+        folders, out=out, target=target, compression=compression, overwrite=overwrite, **options
+    )
+    done = []
+    for record in with_progress(records, len(plan), "Packing", unit="pairs", quiet=quiet or as_json):
+        done.append(record)
+        if as_json:
+            print_json(asdict(record))
+    if not as_json and not quiet:
+        _print_packed(done, out)
+    finish([f"{record.name}: {record.reason}" for record in done if record.status == "failed"])
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(":"))
+    except ValueError as error:
+        raise UserError(
+            f"'{text}' is no split.", "Give three shares such as 80:10:10.", wrong_use=True
+        ) from error
+
+
+def _print_packed(records: list[PackedPair], out: Path) -> None:
+    kept = [record for record in records if record.status != "failed"]
+    zooms = sorted({record.zoom for record in kept})
+    print_table(
+        ("zoom", ">train", ">val", ">test"),
+        [
+            (
+                f"{z}X",
+                *(str(sum((r.zoom, r.split) == (z, s) for r in kept)) for s in ("train", "val", "test")),
+            )
+            for z in zooms
+        ],
+    )
+    packed = sum(record.status == "packed" for record in records)
+    click.echo(f"{out}: {packed} pairs packed, {len(kept) - packed} were there before.")
+    for name in SPLITS:
+        if not any(record.split == name for record in kept):
+            click.echo(
+                f"Warning: no sequence fell into the split '{name}'; decide yourself with --split-file.",
+                err=True,
+            )
