@@ -226,12 +226,8 @@ class _PatchGrid:
     def count(self) -> int:
         return self.rows * self.columns
 
-    @property
-    def channels(self) -> int:
-        return self.pixels.shape[0] * self.patch**2
-
     def features(self, index: Tensor) -> Tensor:
-        """(K,) positions -> (K, channels)."""
+        """(K,) positions -> (K, C n^2)."""
         channels, height, width = self.pixels.shape
         corner = (index // self.columns * width + index % self.columns) * self.stride
         plane, side = (torch.arange(n, device=index.device) for n in (channels, self.patch))
@@ -255,9 +251,8 @@ class _PatchGrid:
         return (of_rows @ pixels @ of_columns.T).reshape(-1)
 
     def _averaging(self, positions: int, length: int) -> Tensor:
-        seen = torch.arange(length, device=self.pixels.device) - torch.arange(
-            self.patch, device=self.pixels.device
-        ).unsqueeze(1)
+        line, within = (torch.arange(n, device=self.pixels.device) for n in (length, self.patch))
+        seen = line - within[:, None]
         inside = (seen >= 0) & (seen < positions * self.stride) & (seen % self.stride == 0)
         return inside.double() / positions
 

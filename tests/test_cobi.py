@@ -1,0 +1,361 @@
+"""CoBi is Eq. 2 to the letter: it has the pairs, values and gradients of a brute-force search in float64."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch as replaced
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from srraw_model import cobi
+from srraw_model.cobi import (
+    contextual_bilateral_loss,
+    contextual_bilateral_rgb_loss,
+    match,
+    matching_statistics,
+)
+
+
+def brute_force(source, target, weight_spatial=0.1, distance="cosine"):
+    """Eq. 2 of one pair (C, H, W), (C, H', W'): the whole cost matrix, and the indices that it chooses."""
+    p, q = (values.double().flatten(1).T for values in (source, target))
+    x, y = (centres(*values.shape[1:]) for values in (source, target))
+    if distance == "cosine":
+        p, q = p - q.mean(0), q - q.mean(0)
+        length = p.norm(dim=1)[:, None] * q.norm(dim=1)
+        cost = 1 - (p @ q.T / length).where(length > 1e-14, torch.tensor(0.0).double())
+    else:
+        cost = (p[:, None] - q).square().sum(2).sqrt() / math.sqrt(p.shape[1])
+    spatial = (x[:, None] - y).square().sum(2).sqrt()
+    cost = cost + weight_spatial * spatial
+    tied = cost <= cost.amin(1, keepdim=True) + 1e-11
+    tied_spatial = spatial.where(tied, torch.tensor(math.inf).double())
+    nearest = tied_spatial <= tied_spatial.amin(1, keepdim=True) + 1e-11
+    return cost, nearest.int().argmax(1)  # argmax: the first of several
+
+
+def centres(height, width):
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return (torch.stack((columns, rows), dim=2).reshape(-1, 2).double() + 0.5) / max(height, width)
+
+
+def random_maps(*shapes, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+
+
+def assert_brute_force_agrees(source, target, weight_spatial, distance):
+    options = {"weight_spatial": weight_spatial, "distance": distance}
+    expected = [brute_force(p, q, weight_spatial, distance) for p, q in zip(source, target, strict=True)]
+    chosen = match(source, target, **options)
+    assert torch.equal(chosen.index, torch.stack([index for _, index in expected]))
+    cost = chosen.feature_distance + weight_spatial * chosen.spatial_distance
+    loss = torch.stack([cost.amin(1).mean() for cost, _ in expected])
+    torch.testing.assert_close(cost.mean(1), loss, rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        contextual_bilateral_loss(source, target, **options).double(), loss.mean(), rtol=1e-6, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+@pytest.mark.parametrize("weight_spatial", [0, 0.1, 1, 30])
+@pytest.mark.parametrize(
+    ("shape", "target_shape"),
+    [
+        ((2, 5, 7, 9), (2, 5, 7, 9)),
+        ((1, 3, 4, 13), (1, 3, 11, 6)),
+        ((1, 1, 1, 1), (1, 1, 5, 5)),
+        ((3, 2, 6, 6), (3, 2, 1, 1)),
+        ((1, 16, 40, 40), (1, 16, 33, 47)),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pairs_and_value_are_those_of_brute_force(shape, target_shape, weight_spatial, distance, dtype):
+    source, target = random_maps(shape, target_shape, dtype=dtype)
+    assert_brute_force_agrees(source, target, weight_spatial, distance)
+
+
+sides = st.integers(1, 7)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    data=st.data(),
+    size=st.tuples(sides, sides),
+    target_size=st.tuples(sides, sides),
+    channels=st.integers(1, 4),
+    weight_spatial=st.sampled_from([0, 0.1, 1]),
+    distance=st.sampled_from(["cosine", "l2"]),
+    tile=st.sampled_from([2, 5, 4096]),
+)
+def test_ties_of_integer_features_go_to_the_nearest_then_to_the_first(
+    data, size, target_size, channels, weight_spatial, distance, tile
+):
+    maps = []
+    for height, width in (size, target_size):
+        count = channels * height * width
+        values = data.draw(st.lists(st.integers(-2, 2), min_size=count, max_size=count))
+        maps.append(torch.tensor(values, dtype=torch.float32).reshape(1, channels, height, width))
+    # Small tiles, so that ties lie across the borders of blocks, tiles and strips.
+    with replaced.multiple(cobi, SOURCE_STRIP=2 * tile, SOURCE_TILE=tile, TARGET_TILE=2 * tile, BLOCK=tile):
+        assert_brute_force_agrees(*maps, weight_spatial, distance)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+@pytest.mark.parametrize("weight_spatial", [0, 0.1])
+def test_differences_that_float32_cannot_see_decide(distance, weight_spatial):
+    """A thousand targets within 1e-8 of the best one: the float64 minimum is still found."""
+    source, noise = random_maps((1, 8, 6, 6), (1, 8, 40, 40))
+    nearly_equal = source.mean(dim=(2, 3), keepdim=True) + 1e-9 * noise
+    target = torch.cat((nearly_equal, -nearly_equal), dim=3)
+    cost, _ = brute_force(source[0], target[0], weight_spatial, distance)
+    index = match(source, target, weight_spatial=weight_spatial, distance=distance).index[0]
+    excess = cost.gather(1, index[:, None])[:, 0] - cost.amin(1)
+    assert excess.max() < 3e-12
+    if weight_spatial == 0:
+        in_float32 = cost.float().argmin(1)
+        assert (cost.gather(1, in_float32[:, None])[:, 0] - cost.amin(1)).max() > 1e-9
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+@pytest.mark.parametrize(("scale", "offset"), [(1e-5, 0), (1, 1e4), (1e18, 0), (1e30, 1e31)])
+def test_scale_and_offset_of_the_features_do_not_blur_the_search(distance, scale, offset):
+    source, target = (offset + scale * values for values in random_maps((1, 4, 9, 9), (1, 4, 8, 12)))
+    source, target = source.float(), target.float()
+    index = torch.stack([brute_force(source[0], target[0], 0.1, distance)[1]])
+    assert torch.equal(match(source, target, distance=distance).index, index)
+
+
+@pytest.mark.parametrize("exponent", [-100, 100])
+def test_the_cosine_does_not_depend_on_scale_even_where_squares_leave_float32(exponent):
+    source, target = random_maps((1, 4, 9, 9), (1, 4, 8, 12), dtype=torch.float32)
+    scaled = match(source * 2.0**exponent, target * 2.0**exponent)
+    assert torch.equal(scaled.index, match(source, target).index)
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_reduced_precision_products_change_nothing(precision):
+    source, target = random_maps((1, 32, 20, 20), (1, 32, 20, 20), dtype=torch.float32)
+    exact = match(source, target)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        assert torch.equal(match(source, target).index, exact.index)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(match(source, target).index, exact.index)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -3.7])
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+def test_features_without_length_have_distance_one_and_no_nan(value, distance):
+    """Constant maps: after centring the target's features are zero."""
+    constant = torch.full((1, 3, 5, 5), value)
+    (other,) = random_maps((1, 3, 5, 5), dtype=torch.float32)
+    for source, target in [(constant, constant), (other, constant), (constant, other)]:
+        source, target = source.clone().requires_grad_(), target.clone().requires_grad_()
+        loss = contextual_bilateral_loss(source, target, distance=distance)
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert torch.isfinite(source.grad).all()
+        assert torch.isfinite(target.grad).all()
+        if distance == "cosine" and target.data_ptr() != other.data_ptr() and torch.equal(target, constant):
+            chosen = match(source, target)
+            assert torch.equal(chosen.feature_distance, torch.ones(1, 25, dtype=torch.float64))
+            assert torch.equal(chosen.index, torch.arange(25)[None])  # then the position alone decides
+
+
+def test_one_zero_feature_among_others():
+    source, target = random_maps((1, 3, 6, 6), (1, 3, 6, 6))
+    target[..., 0, 0] = 0
+    target[..., 1, :] -= target.mean(dim=(2, 3), keepdim=True)[..., 0] * 6  # mean zero: (0, 0) has no length
+    source[..., 2, 2] = 0
+    assert target.mean(dim=(2, 3)).abs().max() < 1e-15
+    source.requires_grad_()
+    for weight_spatial in (0, 0.1, 10):
+        assert_brute_force_agrees(source.detach(), target, weight_spatial, "cosine")
+    chosen = match(source, target)
+    assert chosen.feature_distance[0, 14] == 1
+    contextual_bilateral_loss(source, target).backward()
+    assert torch.isfinite(source.grad).all()
+    assert source.grad[..., 2, 2].abs().max() == 0
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+@pytest.mark.parametrize("strip", [5, 4096])
+def test_gradients_are_those_of_finite_differences(distance, strip):
+    source, target = (values.requires_grad_() for values in random_maps((1, 3, 3, 4), (1, 3, 4, 3)))
+    with replaced.object(cobi, "SOURCE_STRIP", strip):
+        assert torch.autograd.gradcheck(
+            lambda p, q: contextual_bilateral_loss(p, q, distance=distance), (source, target)
+        )
+        rgb = random_maps((1, 2, 5, 6), (1, 2, 6, 5), seed=1)
+        assert torch.autograd.gradcheck(
+            lambda p, q: contextual_bilateral_rgb_loss(p, q, patch=3, stride=2, distance=distance),
+            [values.requires_grad_() for values in rgb],
+        )
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+def test_gradient_reaches_the_target_and_its_mean(distance):
+    source, target = (values.requires_grad_() for values in random_maps((1, 4, 6, 6), (1, 4, 6, 6)))
+    expected = torch.autograd.grad(
+        brute_force(source[0], target[0], 0.1, distance)[0].amin(1).mean(), (source, target)
+    )
+    loss = contextual_bilateral_loss(source, target, distance=distance)
+    for ours, theirs in zip(torch.autograd.grad(loss, (source, target)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    unchosen = torch.ones(36).index_fill_(0, match(source, target, distance=distance).index[0], 0).bool()
+    assert unchosen.any()
+    if distance == "l2":  # which has no mean
+        assert expected[1][0].flatten(1)[:, unchosen].abs().max() == 0
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+@pytest.mark.parametrize(
+    ("patch", "stride", "size", "target_size"),
+    [(1, 1, (8, 9), (8, 9)), (3, 1, (12, 9), (10, 14)), (4, 3, (17, 18), (18, 16)), (5, 2, (5, 5), (11, 8))],
+)
+def test_rgb_loss_is_the_loss_of_the_map_of_patches(distance, patch, stride, size, target_size):
+    image, target = random_maps((2, 3, *size), (2, 3, *target_size))
+    options = {"weight_spatial": 0.3, "distance": distance}
+
+    def patches(image):
+        height, width = ((length - patch) // stride + 1 for length in image.shape[2:])
+        return F.unfold(image, patch, stride=stride).reshape(len(image), -1, height, width)
+
+    results = []
+    for gathered in (False, True):
+        p, q = image.clone().requires_grad_(), target.clone().requires_grad_()
+        if gathered:
+            loss = contextual_bilateral_rgb_loss(p, q, patch, stride, **options)
+        else:
+            loss = contextual_bilateral_loss(patches(p), patches(q), **options)
+        results.append((loss, *torch.autograd.grad(loss, (p, q))))
+    for expected, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_it_is_averaged_over_the_batch_and_keeps_the_precision_of_its_input():
+    source, target = random_maps((3, 4, 6, 5), (3, 4, 5, 6))
+    single = [contextual_bilateral_loss(source[i : i + 1], target[i : i + 1]) for i in range(3)]
+    whole = contextual_bilateral_loss(source, target)
+    torch.testing.assert_close(whole, torch.stack(single).mean())
+    assert whole.dtype == torch.float64
+    assert contextual_bilateral_loss(source.float(), target.float()).dtype == torch.float32
+    half = source.half().requires_grad_()
+    loss = contextual_bilateral_loss(half, target.half())
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert half.grad.dtype == torch.float16
+
+
+def test_without_spatial_weight_it_is_blind_to_position_and_with_much_of_it_to_everything_else():
+    source, _ = random_maps((1, 4, 8, 8), (1, 4, 8, 8))
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
+    shuffled = source.flatten(2)[..., order].reshape(source.shape)
+    assert contextual_bilateral_loss(source, shuffled, weight_spatial=0) < 1e-12
+    assert torch.equal(match(source, shuffled, weight_spatial=0).index[0][order], torch.arange(64))
+    assert torch.equal(match(source, shuffled, weight_spatial=100).index[0], torch.arange(64))
+
+
+def test_matching_statistics_count_one_to_one_matches_and_the_identity():
+    (maps,) = random_maps((2, 8, 6, 6))
+    same = matching_statistics(maps, maps)
+    assert (same.one_to_one, same.identity) == (1, 1)
+    rolled = matching_statistics(maps, maps.roll(1, dims=3), weight_spatial=0)
+    assert (rolled.one_to_one, rolled.identity) == (1, 0)
+    # Every source equals one target, so 1 of 36 targets is chosen, by 36 sources.
+    crowded = matching_statistics(maps[:1, :, :1, :1].expand(1, 8, 6, 6), maps[:1], weight_spatial=0)
+    assert (crowded.one_to_one, crowded.identity) == (0, 1 / 36)
+    patches = matching_statistics(maps, maps, patch=3, stride=2)
+    assert (patches.one_to_one, patches.identity) == (1, 1)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements that any operation returned."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() > 0:
+                self.elements = max(self.elements, value.untyped_storage().nbytes() // value.element_size())
+        return result
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+def test_no_array_is_larger_than_a_tile(distance):
+    image, target = random_maps((1, 3, 47, 47), (1, 3, 48, 46), dtype=torch.float32)
+    image.requires_grad_()
+    with (
+        replaced.multiple(cobi, SOURCE_STRIP=256, SOURCE_TILE=64, TARGET_TILE=512, BLOCK=64),
+        LargestTensor() as largest,
+    ):
+        contextual_bilateral_rgb_loss(image, target, patch=8, distance=distance).backward()
+    patches = 40 * 40 * 192
+    assert largest.elements <= max(64 * 512, 512 * 192) < patches
+
+
+def test_sixteen_thousand_positions_run_in_bounded_memory():
+    """The cost matrix alone would take 1 GB."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("peak memory is read from /proc")
+    program = """
+import re, torch
+from srraw_model.cobi import contextual_bilateral_loss
+def peak_mb():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+torch.manual_seed(0)
+def step(side):
+    source = torch.rand(1, 16, side, side, requires_grad=True)
+    contextual_bilateral_loss(source, torch.rand(1, 16, side, side)).backward()
+step(66)  # more than one strip, so that all code is loaded
+before = peak_mb()
+step(128)
+print(peak_mb() - before)
+"""
+    root = Path(__file__).parent.parent
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert float(result.stdout) < 200
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": torch.zeros(4, 5, 5)}, "source must have the shape"),
+        ({"target": torch.zeros(1, 3, 0, 5)}, "target must have the shape"),
+        ({"target": torch.zeros(1, 4, 5, 5)}, "same batch size and channels"),
+        ({"source": torch.zeros(2, 3, 5, 5)}, "same batch size and channels"),
+        ({"target": torch.full((1, 3, 5, 5), math.nan)}, "target holds values that are not finite"),
+        ({"source": torch.full((1, 3, 5, 5), math.inf)}, "source holds values that are not finite"),
+        ({"weight_spatial": -1}, "weight_spatial must be at least 0"),
+        ({"weight_spatial": math.nan}, "weight_spatial must be at least 0"),
+        ({"distance": "l1"}, "there are 'cosine' and 'l2'"),
+        ({"formulation": "released"}, "the only one is 'paper'"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_a_sentence(change, message):
+    arguments = {"source": torch.zeros(1, 3, 5, 5), "target": torch.zeros(1, 3, 5, 5)} | change
+    with pytest.raises(ValueError, match=message):
+        contextual_bilateral_loss(arguments.pop("source"), arguments.pop("target"), **arguments)
+
+
+def test_a_patch_must_fit_and_a_stride_must_advance():
+    image = torch.zeros(1, 3, 8, 12)
+    with pytest.raises(ValueError, match="smaller than a patch of 10 x 10"):
+        contextual_bilateral_rgb_loss(image, image)
+    with pytest.raises(ValueError, match="at least 1"):
+        contextual_bilateral_rgb_loss(image, image, 4, 0)
