@@ -23,6 +23,8 @@ from srraw_tools.geometry import Crop, Matrix
 
 Image = npt.NDArray[np.float32]
 
+WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+CLIPPED = 0.98  # of white; what is brighter is not compared
 NORMALISE_SIGMA = 8.0  # pixels of the low image over which local mean and contrast are taken
 NOISE_FLOOR = 0.004  # contrast, in square roots of light, below which there is nothing but noise
 COARSEST_SIDE = 32  # pixels of the shorter side at the top of the pyramid
@@ -173,7 +175,7 @@ def _phase_shift(low: Image, high: Image, low_to_high: Matrix) -> Matrix:
         np.sqrt(np.maximum(low, 0)),
         np.linalg.inv(low_to_high),
         high.shape[::-1],
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        flags=WARP,
         borderMode=cv2.BORDER_REFLECT_101,
     )
     window = cv2.createHanningWindow(high.shape[::-1], cv2.CV_32F)
@@ -194,12 +196,13 @@ def _eight_bit(light: Image) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class _Level:
-    """One level of the pyramid: normalised images, and what brings full frames to them."""
+    """One level of the pyramid: square roots of light, and what brings full frames to them."""
 
     low: Image
     low_seen: Image  # 1 where the low image is not clipped, else 0
-    high: Image
+    high: Image  # normalised
     high_seen: Image
+    sigma: float  # of the normalisation, in pixels of this level's low image
     low_to_level: Matrix
     high_to_level: Matrix
 
@@ -224,12 +227,15 @@ def _levels(low: Image, high: Image, expected: Matrix) -> list[_Level]:
         if variance > 0:
             high_small = cv2.GaussianBlur(high_small, (0, 0), float(np.sqrt(variance)))
         sigma = min(NORMALISE_SIGMA, min(low_small.shape) / 4)
+        high_root = np.sqrt(np.maximum(high_small, 0))
+        everywhere = np.ones_like(high_root)
         levels.append(
             _Level(
-                _normalise(low_small, sigma),
-                (low_small < 0.98).astype(np.float32),
-                _normalise(high_small, sigma * per_low_pixel),
-                (high_small < 0.98).astype(np.float32),
+                np.sqrt(np.maximum(low_small, 0)),
+                (low_small < CLIPPED).astype(np.float32),
+                _normalise(high_root, everywhere, sigma * per_low_pixel),
+                (high_small < CLIPPED).astype(np.float32),
+                sigma,
                 region_to_level @ geometry.translation(-x0, -y0),
                 high_to_level,
             )
@@ -237,12 +243,20 @@ def _levels(low: Image, high: Image, expected: Matrix) -> list[_Level]:
     return levels[::-1]
 
 
-def _normalise(light: Image, sigma: float) -> Image:
-    """Local mean 0 and contrast 1 of the square root of light, whose noise is even; flat areas stay flat."""
-    root = np.sqrt(np.maximum(light, 0))
-    root -= cv2.GaussianBlur(root, (0, 0), sigma)
-    contrast = np.sqrt(cv2.GaussianBlur(root * root, (0, 0), sigma) + NOISE_FLOOR**2)
-    return root / contrast
+def _normalise(root: Image, seen: Image, sigma: float) -> Image:
+    """Local mean 0 and contrast 1 within what is seen; flat areas stay flat, the rest is 0.
+
+    Both images are averaged over the same field only: what one sees beyond the other's border would pull
+    the scale.
+    """
+    weight = _blur(seen, sigma) + 1e-6
+    centred = (root - _blur(root * seen, sigma) / weight) * seen
+    contrast = np.sqrt(_blur(centred * centred, sigma) / weight + NOISE_FLOOR**2)
+    return centred / contrast
+
+
+def _blur(image: Image, sigma: float) -> Image:
+    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
 
 
 def _refine(levels: list[_Level], low_to_high: Matrix, motion: str) -> tuple[Matrix, float]:
@@ -256,12 +270,18 @@ def _refine(levels: list[_Level], low_to_high: Matrix, motion: str) -> tuple[Mat
     return low_to_high, score
 
 
+def _template(level: _Level, low_to_high: Matrix) -> Image:
+    """The low image, normalised over the field that the high image sees by a map."""
+    everywhere = np.ones(level.high.shape, np.float32)
+    field = cv2.warpPerspective(everywhere, low_to_high, level.low.shape[::-1], flags=WARP)
+    return _normalise(level.low, (field > 0.5).astype(np.float32), level.sigma)
+
+
 def _warped(level: _Level, low_to_high: Matrix) -> tuple[Image, Image]:
     """The high image on the low grid, and a mask of what both see, with a margin for the borders."""
     size = level.low.shape[::-1]
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    image = cv2.warpPerspective(level.high, low_to_high, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
-    seen = cv2.warpPerspective(level.high_seen, low_to_high, size, flags=flags, borderValue=0)
+    image = cv2.warpPerspective(level.high, low_to_high, size, flags=WARP, borderMode=cv2.BORDER_REFLECT_101)
+    seen = cv2.warpPerspective(level.high_seen, low_to_high, size, flags=WARP)
     mask = ((seen > 0.999) & (level.low_seen > 0)).astype(np.uint8)
     return image, cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=0).astype(np.float32)
 
@@ -281,6 +301,7 @@ def _maximise_correlation(
     x = ((np.arange(width, dtype=np.float32) - (width - 1) / 2) / unit)[None, :]
     y = ((np.arange(height, dtype=np.float32) - (height - 1) / 2) / unit)[:, None]
     corners = geometry.frame_corners(level.low.shape)
+    template = _template(level, start)
     best, best_score = start, -1.0
     current = start
     for _ in range(MAX_ITERATIONS):
@@ -288,7 +309,7 @@ def _maximise_correlation(
         inside = mask > 0
         if inside.sum() < 64:
             break
-        t = level.low[inside]
+        t = template[inside]
         i = image[inside]
         t = t - t.mean()
         i = i - i.mean()
@@ -359,6 +380,7 @@ def _residual_px(level: _Level, low_to_high: Matrix, blocks: int = 6) -> float:
     too little in them to measure are left out. Infinity where none can be measured.
     """
     to_level = level.high_to_level @ low_to_high @ np.linalg.inv(level.low_to_level)
+    template = _template(level, to_level)
     image, mask = _warped(level, to_level)
     rows, columns = np.nonzero(mask.max(axis=1))[0], np.nonzero(mask.max(axis=0))[0]
     if len(rows) < 4 * blocks or len(columns) < 4 * blocks:
@@ -373,7 +395,7 @@ def _residual_px(level: _Level, low_to_high: Matrix, blocks: int = 6) -> float:
             if inside.mean() < 0.5:
                 continue
             g = np.stack([gx[part][inside], gy[part][inside]])
-            i, t = image[part][inside], level.low[part][inside]
+            i, t = image[part][inside], template[part][inside]
             i, t = i - i.mean(), t - t.mean()
             gain = float(i @ t) / max(float(t @ t), 1e-12)
             hessian = g @ g.T
@@ -426,8 +448,7 @@ def fit_gain(
     )
     blurred, high_to_small = _resized(high_rgb, 1 / (8 * scale))
     block_to_high = high_to_small @ low_to_high @ geometry.crop_to_frame(crop) @ block_to_crop
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    high_blocks = cv2.warpPerspective(blurred, block_to_high, small, flags=flags, borderValue=(-1, -1, -1))
+    high_blocks = cv2.warpPerspective(blurred, block_to_high, small, flags=WARP, borderValue=(-1, -1, -1))
     gains = []
     for low_plane, high_plane in zip(
         np.moveaxis(low_blocks, -1, 0), np.moveaxis(high_blocks, -1, 0), strict=True
