@@ -14,7 +14,7 @@ from srraw_tools import __version__, geometry, parallel, registration
 from srraw_tools.alignment import ALIGNMENT_FILE, PairAlignment, pairs_of, read_record
 from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of, write_json
-from srraw_tools.raw import RawImage, half_size_rgb, luminance, read_raw
+from srraw_tools.raw import half_size_rgb, luminance, read_raw
 from srraw_tools.sequence import SEQUENCE_FILE, ZOOMS, Shot, choose_pairs, read_sequence
 
 MOTIONS = tuple(registration.GENERATORS)
@@ -120,6 +120,7 @@ def align_sequence(
     warnings = [f"{name} is missing" for name in missing]
     if unplaced:
         warnings.append(f"no focal length is known of {', '.join(unplaced)}; no pairs are made with them")
+    warnings += sorted({note for view in images.values() for note in view.notes})
     paired = {zoom for zoom, _, _ in pairs}
     warnings += [f"no two focal lengths make a pair for {zoom}X" for zoom in zooms if zoom not in paired]
     return SequenceAlignment(sequence.name, folder, path, aligned, tuple(warnings), tuple(failures))
@@ -154,6 +155,7 @@ class _View:
 
     luminance: registration.Image
     half_size_rgb: registration.Image
+    notes: tuple[str, ...]
 
 
 def _read_views(folder: Path, names: list[str]) -> tuple[dict[str, _View], list[str]]:
@@ -165,12 +167,8 @@ def _read_views(folder: Path, names: list[str]) -> tuple[dict[str, _View], list[
         except UserError as error:
             failures.append(str(error))
             continue
-        views[name] = _view_of(raw)
+        views[name] = _View(luminance(raw), half_size_rgb(raw), raw.notes)
     return views, failures
-
-
-def _view_of(raw: RawImage) -> _View:
-    return _View(luminance(raw), half_size_rgb(raw))
 
 
 def _align_pair(

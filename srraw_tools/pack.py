@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,17 @@ TARGETS = ("camera", "srgb")
 
 @dataclass(frozen=True)
 class PackedPair:
-    """What became of a pair: `status` is "packed", "present" (there before) or "failed", with `reason`."""
+    """What became of a pair: `status` is "packed", "present" (there before) or "failed", with `reason`.
+
+    notes: what had to be assumed because the raw files do not say it.
+    """
 
     name: str
     split: str
     zoom: int
     status: str
     reason: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -289,7 +293,8 @@ def _packed(
         failure = next((str(raw) for raw in (low, high) if isinstance(raw, UserError)), None)
         if failure is None:
             pair, data = _make_pair(task, hashes[task.name], low, high, target)
-            yield _record(task, "packed"), pair, data
+            notes = tuple(sorted({*low.notes, *high.notes}))
+            yield replace(_record(task, "packed"), notes=notes), pair, data
         else:
             yield _record(task, "failed", failure), None, None
 

@@ -124,6 +124,8 @@ def _print_packed(records: list[PackedPair], out: Path) -> None:
     )
     packed = sum(record.status == "packed" for record in records)
     click.echo(f"{out}: {packed} pairs packed, {len(kept) - packed} were there before.")
+    for note in sorted({note for record in records for note in record.notes}):
+        click.echo(f"Warning: {note}.", err=True)
     for name in SPLITS:
         if not any(record.split == name for record in kept):
             click.echo(

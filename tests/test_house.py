@@ -1,0 +1,142 @@
+"""The rules of the house: who imports whom, one style, and defaults that are stated once."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+COMMANDS = {"cli", "commands"}
+STAGES = {"capture", "align", "pack", "describe", "simulate"}
+# What each module of srraw_tools may import of its own package; nothing looks upwards.
+GROUND = {"errors"}
+NOUNS = {
+    "files",
+    "exif",
+    "geometry",
+    "raw",
+    "sequence",
+    "alignment",
+    "registration",
+    "shards",
+    "rig",
+    "camera",
+    "checks",
+}
+OF_THE_MODEL = {"shards", "raw", "geometry", "report", "errors", "files", "terminal", "exif"}
+
+
+def modules(package):
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports_of(path):
+    """Every module that a file names in an import, at the top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own_parts(path, package):
+    """The modules of `package` that a file imports, by the first name below the package."""
+    names = {name.split(".")[1] for name in imports_of(path) if name.startswith(f"{package}.")}
+    return {
+        name for name in names if (ROOT / package / f"{name}.py").exists() or (ROOT / package / name).is_dir()
+    }
+
+
+def room_of(path, package):
+    return path.relative_to(ROOT / package).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules("srraw_tools"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_tools_never_import_torch_or_the_model(path):
+    roots = {name.split(".")[0] for name in imports_of(path)}
+    assert not roots & {"torch", "torchvision", "srraw_model"}
+
+
+@pytest.mark.parametrize("path", modules("srraw_tools"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_stages_do_not_import_each_other_and_nouns_do_not_look_up(path):
+    room, used = room_of(path, "srraw_tools"), own_parts(path, "srraw_tools")
+    if room in STAGES:
+        assert not used & (STAGES | COMMANDS) - {room}
+    if room in NOUNS:
+        assert not used & (STAGES | COMMANDS | {"parallel", "terminal"})
+    if room in GROUND:
+        assert not used
+
+
+@pytest.mark.parametrize("path", modules("srraw_model"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_model_reaches_only_for_the_tools_nouns(path):
+    assert own_parts(path, "srraw_tools") <= OF_THE_MODEL
+
+
+def test_the_command_line_loads_nothing_heavy():
+    code = (
+        "import sys, srraw_tools.cli, srraw_model.cli\n"
+        "print(sorted({'torch', 'cv2', 'numpy', 'h5py', 'rawpy', 'gphoto2', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_ruff_is_content():
+    for arguments in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *arguments, "."],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+
+
+def commands():
+    from srraw_model import cli as model
+    from srraw_tools.cli import main
+
+    found = {f"srraw {name}": command for name, command in main.commands.items()}
+    found |= {"srraw-train": model.train, "srraw-eval": model.evaluate, "srraw-zoom": model.zoom}
+    return found
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_explains_itself_and_every_option(name):
+    command = commands()[name]
+    if isinstance(command, click.Group):
+        pytest.skip("a group: its commands are looked at")
+    assert f"Example: {name}" in (command.help or ""), "an example that a user can type"
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+
+
+def stage_functions():
+    from srraw_tools.align import align_sequences
+    from srraw_tools.pack import pack_sequences
+
+    return {"srraw align": align_sequences, "srraw pack": pack_sequences}
+
+
+@pytest.mark.parametrize("name", stage_functions())
+def test_the_command_lines_defaults_are_the_functions(name):
+    signature = inspect.signature(stage_functions()[name]).parameters
+    options = {p.name: p for p in commands()[name].params if isinstance(p, click.Option)}
+    shared = set(signature) & set(options)
+    assert len(shared) >= 5
+    for parameter in shared - {"out", "split"}:
+        default = options[parameter].get_default(click.Context(commands()[name]))
+        assert default == signature[parameter].default, parameter
