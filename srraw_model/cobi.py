@@ -304,8 +304,7 @@ class _Problem:
 def _search(problem: _Problem) -> Tensor:
     """The chosen target of every source position, (N,)."""
     positions = torch.arange(problem.source.count, device=problem.mean.device)
-    with torch.autocast(problem.mean.device.type, enabled=False):  # it would round the products' factors
-        return torch.cat([_search_strip(problem, strip) for strip in positions.split(SOURCE_STRIP)])
+    return torch.cat([_search_strip(problem, strip) for strip in positions.split(SOURCE_STRIP)])
 
 
 def _search_strip(problem: _Problem, strip: Tensor) -> Tensor:
@@ -371,7 +370,7 @@ def _bounds(
             feature.addmm_(p32[first:last], q32.T, alpha=-2).clamp_(min=0).sqrt_()
             cost.mul_(weight).add_(feature)
         else:
-            cost.addmm_(p32[first:last], q32.T, beta=weight, alpha=-1)
+            cost.addmm_(p32[first:last], q32.T, beta=weight, alpha=-1)  # in place: autocast leaves it alone
         least.append(torch.stack([block.amin(dim=1) for block in cost.split(BLOCK, dim=1)], dim=1))
     least = torch.cat(least)
 

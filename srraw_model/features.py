@@ -162,7 +162,7 @@ def _vgg19(pooling: str) -> FeatureNetwork:
     for number, (before, after) in widths.items():
         layers[number] = nn.Conv2d(before, after, 3, padding=1)
         layers[number + 1] = nn.ReLU()
-    layers[4] = layers[9] = _pool(pooling)
+    layers |= {number: _pool(pooling) for number in (4, 9)}
     return FeatureNetwork(
         dict(sorted(layers.items())), {3: "conv1_2", 8: "conv2_2", 13: "conv3_2"}, IMAGENET_MEAN, IMAGENET_STD
     )
@@ -174,7 +174,7 @@ def _vgg19_normalised(pooling: str) -> FeatureNetwork:
     for number, (before, after) in widths.items():
         layers[number] = nn.Conv2d(before, after, 3, padding=1, padding_mode="reflect")
         layers[number + 1] = nn.ReLU()
-    layers[7] = layers[14] = _pool(pooling)
+    layers |= {number: _pool(pooling) for number in (7, 14)}
     return FeatureNetwork(
         dict(sorted(layers.items())), {6: "conv1_2", 13: "conv2_2", 17: "conv3_1"}, (0.0,) * 3, (1.0,) * 3
     )

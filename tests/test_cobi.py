@@ -141,18 +141,50 @@ def test_the_cosine_does_not_depend_on_scale_even_where_squares_leave_float32(ex
     assert torch.equal(scaled.index, match(source, target).index)
 
 
-@pytest.mark.parametrize("precision", ["high", "medium"])
-def test_reduced_precision_products_change_nothing(precision):
+def test_close_neighbours_far_from_the_mean_are_told_apart():
+    """In float32 |p|^2 + |q|^2 - 2 <p, q> cancels to noise here."""
+    clusters, noise, more = random_maps((1, 8, 1, 1), (1, 8, 12, 12), (1, 8, 12, 12))
+    sign = torch.ones(12).index_fill_(0, torch.arange(0, 12, 2), -1)
+    source, target = (300 * clusters * sign + 1e-3 * values for values in (noise, more))
+    with replaced.multiple(cobi, TARGET_TILE=32, BLOCK=4):
+        for weight_spatial in (0, 1e-4):
+            assert_brute_force_agrees(source, target, weight_spatial, "l2")
+
+
+class RoundedProducts(TorchDispatchMode):
+    """Rounds the factors of float32 products as the hardware may, which not every machine does."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype = dtype
+        self.products = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.addmm_.default and args[0].dtype == torch.float32:
+            args = (args[0], *(factor.to(self.dtype).float() for factor in args[1:]))
+            self.products += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+def test_products_in_bfloat16_change_nothing_where_torch_is_allowed_them(distance):
     source, target = random_maps((1, 32, 20, 20), (1, 32, 20, 20), dtype=torch.float32)
-    exact = match(source, target)
+    exact = match(source, target, distance=distance)
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
+    torch.set_float32_matmul_precision("medium")
     try:
-        assert torch.equal(match(source, target).index, exact.index)
+        with RoundedProducts(torch.bfloat16) as rounded:
+            assert torch.equal(match(source, target, distance=distance).index, exact.index)
+        assert rounded.products
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_autocast_changes_nothing():
+    source, target = random_maps((1, 32, 20, 20), (1, 32, 20, 20), dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(match(source, target).index, exact.index)
+        inside = match(source, target)
+    assert torch.equal(inside.index, match(source, target).index)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7])
