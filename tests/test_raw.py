@@ -76,7 +76,9 @@ def test_a_blown_highlight_is_white_and_not_magenta():
 
 def test_white_stays_white_through_a_matrix_of_libraws_table():
     # Sony ILCE-7SM2 as in LibRaw's table, XYZ to camera.
-    xyz_to_camera = np.array([[0.5838, -0.1430, -0.0246], [-0.4497, 1.2618, 0.2108], [-0.0770, 0.1680, 0.6575]])
+    xyz_to_camera = np.array(
+        [[0.5838, -0.1430, -0.0246], [-0.4497, 1.2618, 0.2108], [-0.0770, 0.1680, 0.6575]]
+    )
     matrix = matrix_from_xyz(xyz_to_camera)
     np.testing.assert_allclose(matrix.sum(axis=1), 1)
     # A colour that the camera sees by this table comes back.

@@ -58,8 +58,12 @@ def test_the_plan_decides_over_exif():
 
 
 def test_a_sequence_is_read_as_it_was_written(tmp_path):
-    shots = (Shot("00001.dng", 150, 151.2, 20.0, 0.01, 100.0, "Maker Body", "2026-01-01T00:00:00", None, "ab"),)
-    written = Sequence(tmp_path, tmp_path.name, shots, (35.0, 150.0), False, "srraw capture", {"rig": "virtual"})
+    shots = (
+        Shot("00001.dng", 150, 151.2, 20.0, 0.01, 100.0, "Maker Body", "2026-01-01T00:00:00", None, "ab"),
+    )
+    written = Sequence(
+        tmp_path, tmp_path.name, shots, (35.0, 150.0), False, "srraw capture", {"rig": "virtual"}
+    )
     write_sequence(written)
     assert read_sequence(tmp_path) == written
 
