@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from srraw_tools import __version__, geometry, parallel, registration
+from srraw_tools import __version__, ecc, geometry, parallel, registration
 from srraw_tools.alignment import ALIGNMENT_FILE, PairAlignment, pairs_of, read_record
 from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of, write_json
 from srraw_tools.raw import half_size_rgb, luminance, read_raw
 from srraw_tools.sequence import SEQUENCE_FILE, ZOOMS, Shot, choose_pairs, read_sequence
 
-MOTIONS = tuple(registration.GENERATORS)
+MOTIONS = tuple(ecc.GENERATORS)
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,8 @@ def _done_before(
 class _View:
     """What registration needs of a shot: its light, without the mosaic it came from."""
 
-    luminance: registration.Image
-    half_size_rgb: registration.Image
+    luminance: ecc.Image
+    half_size_rgb: ecc.Image
     notes: tuple[str, ...]
 
 

@@ -5,8 +5,7 @@ one's `high`; the result, `low_to_high`, maps pixels of the full low frame to th
 
 The images are compared at the low image's sampling, where both have the same sharpness: `high` is averaged
 over the footprint of a low pixel. Refinement maximises the enhanced correlation coefficient (Evangelidis &
-Psarakis, PAMI 2008) over a pyramid. Its updates are composed on the right,
-low_to_high <- low_to_high @ exp(sum p_k G_k), with the generators G_k of the chosen group of motions.
+Psarakis, PAMI 2008) over a pyramid: see ecc.py.
 """
 
 from __future__ import annotations
@@ -18,45 +17,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from srraw_tools import geometry
+from srraw_tools import ecc, geometry
+from srraw_tools.ecc import WARP, Image
 from srraw_tools.geometry import Crop, Matrix
 
-Image = npt.NDArray[np.float32]
-
-WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 CLIPPED = 0.98  # of white; what is brighter is not compared
 NORMALISE_SIGMA = 8.0  # pixels of the low image over which local mean and contrast are taken
 NOISE_FLOOR = 0.004  # contrast, in square roots of light, below which there is nothing but noise
 COARSEST_SIDE = 32  # pixels of the shorter side at the top of the pyramid
 FEATURE_SIDE = 1200  # pixels of the longer side at which features are sought
-MAX_ITERATIONS = 50
-CONVERGED_PX = 1e-3  # movement of the crop's corners, in low pixels, below which an iteration was the last
 MIN_SCORE = 0.5  # correlation below which two images do not show the same thing
 MAX_RESIDUAL_PX = 5.0  # median local shift, in pixels of the long shot, above which one map does not fit
-_UNIT = np.zeros((3, 3))
-
-
-def _generator(**entries: float) -> Matrix:
-    g = _UNIT.copy()
-    for name, value in entries.items():
-        g[int(name[1]), int(name[2])] = value
-    return g
-
-
-_SHIFTS = (_generator(m02=1), _generator(m12=1))
-_TURN = _generator(m01=-1, m10=1)
-_SCALE = _generator(m00=1, m11=1)
-# The tangent directions of each group of motions; composing their exponentials never leaves the group.
-GENERATORS: dict[str, tuple[Matrix, ...]] = {
-    "translation": _SHIFTS,
-    "euclidean": (*_SHIFTS, _TURN),
-    "similarity": (*_SHIFTS, _TURN, _SCALE),
-    "affine": (*_SHIFTS, _TURN, _SCALE, _generator(m00=1, m11=-1), _generator(m01=1, m10=1)),
-    "homography": (
-        *(*_SHIFTS, _TURN, _SCALE, _generator(m00=1, m11=-1), _generator(m01=1, m10=1)),
-        *(_generator(m20=1), _generator(m21=1)),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -89,7 +60,7 @@ def register(
     Args:
         low, high: linear luminance (H, W), float32, black 0 and white 1; values at 1 are clipped.
         expected: low_to_high by EXIF; shifts of 15 % of the frame and wrong scales are found from features.
-        motion: a key of GENERATORS.
+        motion: a key of ecc.GENERATORS.
         keep_scale: the scale of `expected` is right; features may only turn and shift.
 
     Returns:
@@ -264,7 +235,9 @@ def _refine(levels: list[_Level], low_to_high: Matrix, motion: str) -> tuple[Mat
     score = -1.0
     for level in levels:
         start = level.high_to_level @ low_to_high @ np.linalg.inv(level.low_to_level)
-        refined, score = _maximise_correlation(level, start, GENERATORS[motion])
+        refined, score = ecc.maximise(
+            _template(level, start), level.low_seen, level.high, level.high_seen, start, motion
+        )
         low_to_high = np.linalg.inv(level.high_to_level) @ refined @ level.low_to_level
         low_to_high /= low_to_high[2, 2]
     return low_to_high, score
@@ -275,99 +248,6 @@ def _template(level: _Level, low_to_high: Matrix) -> Image:
     everywhere = np.ones(level.high.shape, np.float32)
     field = cv2.warpPerspective(everywhere, low_to_high, level.low.shape[::-1], flags=WARP)
     return _normalise(level.low, (field > 0.5).astype(np.float32), level.sigma)
-
-
-def _warped(level: _Level, low_to_high: Matrix) -> tuple[Image, Image]:
-    """The high image on the low grid, and a mask of what both see, with a margin for the borders."""
-    size = level.low.shape[::-1]
-    image = cv2.warpPerspective(level.high, low_to_high, size, flags=WARP, borderMode=cv2.BORDER_REFLECT_101)
-    seen = cv2.warpPerspective(level.high_seen, low_to_high, size, flags=WARP)
-    mask = ((seen > 0.999) & (level.low_seen > 0)).astype(np.uint8)
-    return image, cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=0).astype(np.float32)
-
-
-def _maximise_correlation(
-    level: _Level, start: Matrix, generators: tuple[Matrix, ...]
-) -> tuple[Matrix, float]:
-    """Forward compositional ECC at one level; the map and its correlation (-1 where nothing overlaps).
-
-    With zero-mean template t, warped image i and Jacobian G, the step is (G'G)^-1 G' (lambda t - i), where
-    lambda is that of Evangelidis & Psarakis 2008, Eq. 21.
-    """
-    height, width = level.low.shape
-    # Coordinates about the centre, in units of the half diagonal, condition the normal equations.
-    unit = np.hypot(height, width) / 2
-    centred_to_low = geometry.translation((width - 1) / 2, (height - 1) / 2) @ np.diag([unit, unit, 1])
-    x = ((np.arange(width, dtype=np.float32) - (width - 1) / 2) / unit)[None, :]
-    y = ((np.arange(height, dtype=np.float32) - (height - 1) / 2) / unit)[:, None]
-    corners = geometry.frame_corners(level.low.shape)
-    template = _template(level, start)
-    best, best_score = start, -1.0
-    current = start
-    for _ in range(MAX_ITERATIONS):
-        image, mask = _warped(level, current)
-        inside = mask > 0
-        if inside.sum() < 64:
-            break
-        t = template[inside]
-        i = image[inside]
-        t = t - t.mean()
-        i = i - i.mean()
-        norms = float(np.linalg.norm(t) * np.linalg.norm(i))
-        score = float(t @ i) / norms if norms > 0 else -1.0
-        if score > best_score:
-            best, best_score = current, score
-        elif score < best_score - 1e-3:
-            break  # a step that made it worse: the last good one stands
-        jacobian = _jacobian(image, x, y, unit, generators)[:, inside]
-        step = _ecc_step(jacobian, t, i)
-        if step is None:
-            break
-        move = _exponential(np.tensordot(step, np.array(generators), 1))
-        updated = current @ centred_to_low @ move @ np.linalg.inv(centred_to_low)
-        if not np.all(np.isfinite(updated)):
-            break
-        moved = np.abs(geometry.apply(updated, corners) - geometry.apply(current, corners)).max()
-        current = updated
-        if moved < CONVERGED_PX:
-            break
-    return best, best_score
-
-
-def _jacobian(image: Image, x: Image, y: Image, unit: float, generators: tuple[Matrix, ...]) -> Image:
-    """Derivative of the warped image along each generator, (parameters, H, W)."""
-    gx = cv2.sepFilter2D(image, cv2.CV_32F, np.float32([-0.5, 0, 0.5]), np.float32([1])) * np.float32(unit)
-    gy = cv2.sepFilter2D(image, cv2.CV_32F, np.float32([1]), np.float32([-0.5, 0, 0.5])) * np.float32(unit)
-    planes = []
-    for g in generators:
-        u = g[0, 0] * x + g[0, 1] * y + g[0, 2] - x * (g[2, 0] * x + g[2, 1] * y)
-        v = g[1, 0] * x + g[1, 1] * y + g[1, 2] - y * (g[2, 0] * x + g[2, 1] * y)
-        planes.append(gx * u.astype(np.float32) + gy * v.astype(np.float32))
-    return np.stack(planes)
-
-
-def _ecc_step(jacobian: Image, t: Image, i: Image) -> npt.NDArray[np.float64] | None:
-    """The increment of the parameters; None where the image does not determine them."""
-    j = jacobian - jacobian.mean(axis=1, keepdims=True)
-    hessian = (j @ j.T).astype(np.float64)
-    if not np.all(np.isfinite(hessian)) or np.linalg.cond(hessian) > 1e12:
-        return None
-    jt, ji = (j @ t).astype(np.float64), (j @ i).astype(np.float64)
-    solved_t, solved_i = np.linalg.solve(hessian, jt), np.linalg.solve(hessian, ji)
-    numerator = float(i @ i) - ji @ solved_i
-    denominator = float(t @ i) - jt @ solved_i
-    if denominator <= 0:
-        return None
-    return (numerator / denominator) * solved_t - solved_i
-
-
-def _exponential(matrix: Matrix) -> Matrix:
-    """exp of a small 3x3 matrix by its series."""
-    total = term = np.eye(3)
-    for k in range(1, 12):
-        term = term @ matrix / k
-        total = total + term
-    return total
 
 
 # --- judge ------------------------------------------------------------------------------------------------
@@ -381,7 +261,7 @@ def _residual_px(level: _Level, low_to_high: Matrix, blocks: int = 6) -> float:
     """
     to_level = level.high_to_level @ low_to_high @ np.linalg.inv(level.low_to_level)
     template = _template(level, to_level)
-    image, mask = _warped(level, to_level)
+    image, mask = ecc.warped(level.low_seen, level.high, level.high_seen, to_level)
     rows, columns = np.nonzero(mask.max(axis=1))[0], np.nonzero(mask.max(axis=0))[0]
     if len(rows) < 4 * blocks or len(columns) < 4 * blocks:
         return float("inf")

@@ -1,0 +1,150 @@
+"""Refine a map between two images by the enhanced correlation coefficient.
+
+Evangelidis & Psarakis, "Parametric Image Alignment Using Enhanced Correlation Coefficient Maximization", PAMI
+2008, in a forward compositional form: an update is composed on the right,
+template_to_image <- template_to_image @ exp(sum p_k G_k), with the generators G_k of a group of motions, so
+that the map never leaves the group.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from srraw_tools import geometry
+from srraw_tools.geometry import Matrix
+
+Image = npt.NDArray[np.float32]
+
+WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+MAX_ITERATIONS = 50
+CONVERGED_PX = 1e-3  # movement of the template's corners below which an iteration was the last
+
+
+def _generator(**entries: float) -> Matrix:
+    """A 3x3 matrix of zeros but for the entries named by row and column: m02=1 moves along x."""
+    matrix = np.zeros((3, 3))
+    for name, value in entries.items():
+        matrix[int(name[1]), int(name[2])] = value
+    return matrix
+
+
+_SHIFTS = (_generator(m02=1), _generator(m12=1))
+_TURN = _generator(m01=-1, m10=1)
+_SCALE = _generator(m00=1, m11=1)
+_STRETCHES = (_generator(m00=1, m11=-1), _generator(m01=1, m10=1))
+_TILTS = (_generator(m20=1), _generator(m21=1))
+# The tangent directions of each group of motions; composing their exponentials never leaves the group.
+GENERATORS: dict[str, tuple[Matrix, ...]] = {
+    "translation": _SHIFTS,
+    "euclidean": (*_SHIFTS, _TURN),
+    "similarity": (*_SHIFTS, _TURN, _SCALE),
+    "affine": (*_SHIFTS, _TURN, _SCALE, *_STRETCHES),
+    "homography": (*_SHIFTS, _TURN, _SCALE, *_STRETCHES, *_TILTS),
+}
+
+
+def maximise(
+    template: Image, template_seen: Image, image: Image, image_seen: Image, start: Matrix, motion: str
+) -> tuple[Matrix, float]:
+    """Refine the map from template to image pixels, from a start that is off by a few pixels at most.
+
+    With zero-mean template t, warped image i and Jacobian G, the step is (G'G)^-1 G' (lambda t - i), where
+    lambda is that of Evangelidis & Psarakis 2008, Eq. 21.
+
+    Args:
+        template, image: (h, w) and (H, W) float32, normalised to a local mean of 0.
+        template_seen, image_seen: of the same shapes, 1 where a pixel may be compared, else 0.
+        motion: a key of GENERATORS.
+
+    Returns:
+        The map, and the correlation coefficient over what both see (-1 where that is next to nothing).
+    """
+    generators = GENERATORS[motion]
+    height, width = template.shape
+    # Coordinates about the centre, in units of the half diagonal, condition the normal equations.
+    unit = np.hypot(height, width) / 2
+    centred_to_low = geometry.translation((width - 1) / 2, (height - 1) / 2) @ np.diag([unit, unit, 1])
+    x = ((np.arange(width, dtype=np.float32) - (width - 1) / 2) / unit)[None, :]
+    y = ((np.arange(height, dtype=np.float32) - (height - 1) / 2) / unit)[:, None]
+    corners = geometry.frame_corners(template.shape)
+    best, best_score = start, -1.0
+    current = start
+    for _ in range(MAX_ITERATIONS):
+        moving, mask = warped(template_seen, image, image_seen, current)
+        inside = mask > 0
+        if inside.sum() < 64:
+            break
+        t = template[inside]
+        i = moving[inside]
+        t = t - t.mean()
+        i = i - i.mean()
+        norms = float(np.linalg.norm(t) * np.linalg.norm(i))
+        score = float(t @ i) / norms if norms > 0 else -1.0
+        if score > best_score:
+            best, best_score = current, score
+        elif score < best_score - 1e-3:
+            break  # a step that made it worse: the last good one stands
+        jacobian = _jacobian(moving, x, y, unit, generators)[:, inside]
+        step = _step(jacobian, t, i)
+        if step is None:
+            break
+        move = _exponential(np.tensordot(step, np.array(generators), 1))
+        updated = current @ centred_to_low @ move @ np.linalg.inv(centred_to_low)
+        if not np.all(np.isfinite(updated)):
+            break
+        moved = np.abs(geometry.apply(updated, corners) - geometry.apply(current, corners)).max()
+        current = updated
+        if moved < CONVERGED_PX:
+            break
+    return best, best_score
+
+
+def warped(
+    template_seen: Image, image: Image, image_seen: Image, template_to_image: Matrix
+) -> tuple[Image, Image]:
+    """The image on the template's grid, and a mask of what both see, with a margin for the borders."""
+    size = template_seen.shape[::-1]
+    moving = cv2.warpPerspective(
+        image, template_to_image, size, flags=WARP, borderMode=cv2.BORDER_REFLECT_101
+    )
+    seen = cv2.warpPerspective(image_seen, template_to_image, size, flags=WARP)
+    mask = ((seen > 0.999) & (template_seen > 0)).astype(np.uint8)
+    return moving, cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=0).astype(np.float32)
+
+
+def _jacobian(image: Image, x: Image, y: Image, unit: float, generators: tuple[Matrix, ...]) -> Image:
+    """Derivative of the warped image along each generator, (parameters, H, W)."""
+    gx = cv2.sepFilter2D(image, cv2.CV_32F, np.float32([-0.5, 0, 0.5]), np.float32([1])) * np.float32(unit)
+    gy = cv2.sepFilter2D(image, cv2.CV_32F, np.float32([1]), np.float32([-0.5, 0, 0.5])) * np.float32(unit)
+    planes = []
+    for g in generators:
+        u = g[0, 0] * x + g[0, 1] * y + g[0, 2] - x * (g[2, 0] * x + g[2, 1] * y)
+        v = g[1, 0] * x + g[1, 1] * y + g[1, 2] - y * (g[2, 0] * x + g[2, 1] * y)
+        planes.append(gx * u.astype(np.float32) + gy * v.astype(np.float32))
+    return np.stack(planes)
+
+
+def _step(jacobian: Image, t: Image, i: Image) -> npt.NDArray[np.float64] | None:
+    """The increment of the parameters; None where the image does not determine them."""
+    j = jacobian - jacobian.mean(axis=1, keepdims=True)
+    hessian = (j @ j.T).astype(np.float64)
+    if not np.all(np.isfinite(hessian)) or np.linalg.cond(hessian) > 1e12:
+        return None
+    jt, ji = (j @ t).astype(np.float64), (j @ i).astype(np.float64)
+    solved_t, solved_i = np.linalg.solve(hessian, jt), np.linalg.solve(hessian, ji)
+    numerator = float(i @ i) - ji @ solved_i
+    denominator = float(t @ i) - jt @ solved_i
+    if denominator <= 0:
+        return None
+    return (numerator / denominator) * solved_t - solved_i
+
+
+def _exponential(matrix: Matrix) -> Matrix:
+    """exp of a small 3x3 matrix by its series."""
+    total = term = np.eye(3)
+    for k in range(1, 12):
+        term = term @ matrix / k
+        total = total + term
+    return total
