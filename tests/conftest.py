@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The same examples on every run: a failure in CI is a failure at home.
+hypothesis.settings.register_profile("srraw", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("srraw")
 
 ROOT = Path(__file__).parents[1]
 

@@ -68,7 +68,8 @@ def test_scale_rotation_and_shift_are_found(seed, ratio, focal_error, rotation, 
     expected = registration.centred_start(SIZE, SIZE, 1 / ratio)
     found = registration.register(scene.shot(low_map), scene.shot(high_map), expected)
     assert found.reason is None
-    assert error_px(found.low_to_high, low_map, high_map) < 0.3
+    # A sixteenth of a pixel of the short shot, in whose 77 x 52 pixels the whole view lies at 8X.
+    assert error_px(found.low_to_high, low_map, high_map) * ratio < 1 / 16
 
 
 @pytest.mark.parametrize(("shift", "rotation"), [((79, 0), 0), ((0, 52), 5), ((-40, 30), -5)])
