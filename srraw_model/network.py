@@ -1,0 +1,201 @@
+"""The networks: a packed mosaic in, linear camera RGB at N times the mosaic's sampling out.
+
+Both take (B, 4, h, w), channels as in `packing`, black 0 and white 1, and give (B, 3, 2Nh, 2Nw): output pixel
+(X, Y) sees what mosaic pixel ((X + 1/2)/N - 1/2, (Y + 1/2)/N - 1/2) sees. White balance and colour matrix are
+applied after. Neither normalises by statistics of the batch or of the image, so that tiles and whole agree.
+
+A network is called in one piece, or in two: `features`, at the packed sampling, and `output`, which takes
+most of the memory and sees little around it. Each has its reach: how many packed pixels around its own
+position a result depends on.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ZOOMS = (2, 4, 8)
+PRELU_START = 0.25  # slope below zero before training
+
+
+def make_network(name: str, zoom: int, **sizes: int) -> PaperNetwork | SmallNetwork:
+    """A network by its name, "paper" or "small", with weights drawn from torch's random state."""
+    return {"paper": PaperNetwork, "small": SmallNetwork}[name](zoom, **sizes)
+
+
+class PaperNetwork(nn.Module):
+    """The network of Zhang et al. (CVPR 2019) as released, but without batch normalisation.
+
+    9x9 convolution and PReLU; 16 residual blocks and a long skip; for every factor of two, and one more for
+    the packing, a 3x3 convolution to 256 channels, a 3x3 deconvolution of stride 2 and PReLU; 9x9 to RGB,
+    linear.
+
+    Without normalisation the 16 blocks train stably because each begins as the identity: its last convolution
+    starts at zero. All other weights have the deviation of He et al. (2015) for the taps that an output
+    really sums, which in a deconvolution of stride 2 is a quarter of the kernel, so that the signal keeps its
+    size.
+    """
+
+    def __init__(self, zoom: int, *, channels: int = 64, blocks: int = 16, wide: int = 256) -> None:
+        super().__init__()
+        self.zoom = _known(zoom)
+        self.head = nn.Sequential(nn.Conv2d(4, channels, 9, padding=4), nn.PReLU(channels, PRELU_START))
+        self.blocks = nn.Sequential(*(_PaperBlock(channels, number % 2) for number in range(blocks)))
+        self.after_blocks = nn.Conv2d(channels, channels, 3, padding=1)
+        stages: list[nn.Module] = []
+        for before in [channels] + [wide] * int(math.log2(zoom)):
+            stages += [
+                nn.Conv2d(before, wide, 3, padding=1),
+                nn.ConvTranspose2d(wide, wide, 3, stride=2, padding=1, output_padding=1),
+                nn.PReLU(wide, PRELU_START),
+            ]
+        self.stages = nn.Sequential(*stages)
+        self.to_rgb = nn.Conv2d(wide, 3, 9, padding=4)
+        self._set_start()
+
+    def forward(self, packed: Tensor) -> Tensor:
+        """(B, 4, h, w) -> (B, 3, 2Nh, 2Nw)."""
+        return self.output(self.features(packed), packed)
+
+    def features(self, packed: Tensor) -> Tensor:
+        """(B, 4, h, w) -> (B, channels, h, w)."""
+        first = self.head(packed)
+        return first + self.after_blocks(self.blocks(first))
+
+    def output(self, features: Tensor, packed: Tensor) -> Tensor:
+        """(B, channels, h, w) -> (B, 3, 2Nh, 2Nw)."""
+        return self.to_rgb(self.stages(features))
+
+    @property
+    def features_reach(self) -> int:
+        """9x9; in every block 3x3, and 4x4 whose longer side alternates; 3x3."""
+        blocks = len(self.blocks)
+        return 4 + blocks + (3 * blocks + 1) // 2 + 1
+
+    @property
+    def output_reach(self) -> int:
+        """From the outputs of one packed pixel back through the 9x9 and the stages."""
+        first, last = -4, 2 * self.zoom - 1 + 4
+        for _ in range(len(self.stages) // 3):
+            # Deconvolved sample 2i sees sample i, and 2i + 1 sees i and i + 1; then comes the 3x3.
+            first, last = first // 2 - 1, (last + 1) // 2 + 1
+        return max(-first, last)
+
+    def _set_start(self) -> None:
+        activated = {self.head[0], *(block.first for block in self.blocks)}
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+                taps = layer.in_channels * math.prod(layer.kernel_size) / math.prod(layer.stride)
+                before_prelu = layer in activated or isinstance(layer, nn.ConvTranspose2d)
+                power = 2 / (1 + PRELU_START**2) if before_prelu else 1.0
+                nn.init.normal_(layer.weight, std=math.sqrt(power / taps))
+                nn.init.zeros_(layer.bias)
+        for block in self.blocks:
+            nn.init.zeros_(block.second.weight)
+
+
+class _PaperBlock(nn.Module):
+    """4x4 convolution, PReLU, 3x3 convolution, added to the input.
+
+    An even kernel has no centre: its longer side is right and below, or left and above, in turns, so that the
+    whole network looks to all sides alike.
+    """
+
+    def __init__(self, channels: int, turn: int) -> None:
+        super().__init__()
+        self.margins = (2, 1, 2, 1) if turn else (1, 2, 1, 2)
+        self.first = nn.Conv2d(channels, channels, 4)
+        self.prelu = nn.PReLU(channels, PRELU_START)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values + self.second(self.prelu(self.first(functional.pad(values, self.margins))))
+
+
+class SmallNetwork(nn.Module):
+    """A network that learns in minutes on two cores: its output is added to an upsampled rendering of the
+    input.
+
+    3x3 convolutions at the packed sampling with residual blocks, then one to all 2N x 2N samples of each
+    packed pixel. It has no biases, so that a picture of half the exposure comes out the same at half the
+    light. The blocks and the last convolution start at zero: before training it is a bilinear demosaicing,
+    upsampled.
+    """
+
+    def __init__(self, zoom: int, *, channels: int = 48, blocks: int = 5) -> None:
+        super().__init__()
+        self.zoom = _known(zoom)
+        self.head = nn.Sequential(_conv3x3(4, channels), nn.PReLU(channels, PRELU_START))
+        self.blocks = nn.Sequential(*(_SmallBlock(channels) for _ in range(blocks)))
+        self.to_samples = _conv3x3(channels, 3 * (2 * zoom) ** 2)
+        nn.init.zeros_(self.to_samples.weight)
+
+    def forward(self, packed: Tensor) -> Tensor:
+        """(B, 4, h, w) -> (B, 3, 2Nh, 2Nw)."""
+        return self.output(self.features(packed), packed)
+
+    def features(self, packed: Tensor) -> Tensor:
+        """(B, 4, h, w) -> (B, channels, h, w)."""
+        return self.blocks(self.head(packed))
+
+    def output(self, features: Tensor, packed: Tensor) -> Tensor:
+        """(B, channels, h, w) -> (B, 3, 2Nh, 2Nw)."""
+        detail = functional.pixel_shuffle(self.to_samples(features), 2 * self.zoom)
+        return detail + upsampled(bilinear_demosaic(packed), self.zoom)
+
+    @property
+    def features_reach(self) -> int:
+        """3x3, and two more in every block."""
+        return 1 + 2 * len(self.blocks)
+
+    @property
+    def output_reach(self) -> int:
+        """Demosaicing sees 1 mosaic pixel further, the cubic 2: together 2 packed ones, more than a 3x3."""
+        return 2
+
+
+class _SmallBlock(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = _conv3x3(channels, channels)
+        self.prelu = nn.PReLU(channels, PRELU_START)
+        self.second = _conv3x3(channels, channels)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values + self.second(self.prelu(self.first(values)))
+
+
+def bilinear_demosaic(packed: Tensor) -> Tensor:
+    """(B, 4, h, w) -> camera RGB (B, 3, 2h, 2w): what a pixel lacks is the mean of its nearest neighbours."""
+    red, green_of_red, green_of_blue, blue = packed[:, :, None].unbind(1)
+    none = torch.zeros_like(red)
+    planes = (red, none, none, none), (none, green_of_red, green_of_blue, none), (none, none, none, blue)
+    sparse = functional.pixel_shuffle(torch.cat([torch.cat(plane, dim=1) for plane in planes], dim=1), 2)
+    cross = packed.new_tensor([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4
+    square = packed.new_tensor([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
+    kernels = torch.stack((square, cross, square))[:, None]
+    # Reflection about the outermost pixel continues the Bayer pattern.
+    return functional.conv2d(functional.pad(sparse, (1, 1, 1, 1), mode="reflect"), kernels, groups=3)
+
+
+def upsampled(image: Tensor, zoom: int) -> Tensor:
+    """Bicubic upsampling (Keys, a = -1/2) of (B, C, H, W) that keeps areas: X' = (X + 1/2)/N - 1/2."""
+    # With antialias=True torch takes a = -1/2, which keeps linear ramps, and not -3/4; it filters nothing
+    # here.
+    return functional.interpolate(image, scale_factor=zoom, mode="bicubic", antialias=True)
+
+
+def _conv3x3(before: int, after: int) -> nn.Conv2d:
+    layer = nn.Conv2d(before, after, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(layer.weight, PRELU_START)
+    return layer
+
+
+def _known(zoom: int) -> int:
+    if zoom not in ZOOMS:
+        raise ValueError(f"there is no network for a zoom of {zoom}; there are {ZOOMS}")
+    return zoom
