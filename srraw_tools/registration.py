@@ -233,7 +233,8 @@ def _blur(image: Image, sigma: float) -> Image:
 def _refine(levels: list[_Level], low_to_high: Matrix, motion: str) -> tuple[Matrix, float]:
     """Maximise the correlation level by level; returns the map and the score at the last one."""
     score = -1.0
-    for level in levels:
+    # The last level twice: the field over which it is normalised follows the map that was found.
+    for level in (*levels, levels[-1]):
         start = level.high_to_level @ low_to_high @ np.linalg.inv(level.low_to_level)
         refined, score = ecc.maximise(
             _template(level, start), level.low_seen, level.high, level.high_seen, start, motion
