@@ -1,1 +1,1 @@
-"""Simulated zoom sequences: scene, lens and sensor rendered afresh for every focal length."""
+"""Simulated zoom sequences: a scene, a zoom lens, a sensor, DNG files, and the truth about their geometry."""
