@@ -6,8 +6,10 @@ import click
 
 from srraw_tools import __version__
 from srraw_tools.commands.align import align
+from srraw_tools.commands.capture import capture, rigs
 from srraw_tools.commands.inspect import inspect
 from srraw_tools.commands.pack import pack
+from srraw_tools.commands.simulate import simulate
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -16,5 +18,5 @@ def main() -> None:
     """Make real zoom data with your camera: capture, align, pack."""
 
 
-for command in (align, pack, inspect):
+for command in (capture, simulate, align, pack, inspect, rigs):
     main.add_command(command)

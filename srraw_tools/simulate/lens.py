@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from srraw_tools import geometry
 from srraw_tools.geometry import Matrix
+from srraw_tools.simulate.physics import Optics
 
 SENSOR_WIDTH_MM = 36.0  # full frame
 WAVELENGTH_MM = (600e-6, 540e-6, 460e-6)  # where the red, green and blue filters pass most
@@ -22,39 +23,6 @@ WAVELENGTH_MM = (600e-6, 540e-6, 460e-6)  # where the red, green and blue filter
 # zoom range (paper, section 3.1): 1 = r t (1/56.4 - 1/61.4) with r = 2549 px gives t.
 PUPIL_TRAVEL_M = 0.272
 SHIFT_FRAME_PX = 1056  # the frame width to which `shift_px` refers
-
-
-@dataclass(frozen=True)
-class Optics:
-    """What the lens, and the hand on its ring, do to a sequence. The defaults are the benign case: one plane.
-
-    Attributes:
-        focal_error: the true focal length lies off the nominal one by up to this fraction (uniform).
-        shift_px: standard deviation per axis of the frame's shift per shot, at a width of 1056 pixels.
-        rotation_deg: standard deviation of the frame's rotation per shot.
-        blur_px: Gaussian blur of the lens (standard deviation, pixels), at every focal length.
-        near_m: distances of further planes in front of the one at infinity; they show parallax, as the
-            entrance pupil moves back by PUPIL_TRAVEL_M from the shortest to the longest focal length.
-        depth_of_field: planes nearer than infinity, on which the lens is focused, are blurred.
-        diffraction: blur by the aperture's Airy disc.
-        distortion: k1 at the shortest focal length (barrel), passing to the opposite, less, at the longest.
-        vignetting_ev: loss of light in the corner at the shortest focal length; a third at the longest.
-        drift_ev: standard deviation per shot of the exposure, by shutter, diaphragm and daylight.
-        f_number, exposure_s: as EXIF reports them; the diaphragm also sets depth of field and diffraction.
-    """
-
-    focal_error: float = 0.015
-    shift_px: float = 12.0
-    rotation_deg: float = 0.4
-    blur_px: float = 0.25
-    near_m: tuple[float, ...] = ()
-    depth_of_field: bool = False
-    diffraction: bool = False
-    distortion: float = 0.0
-    vignetting_ev: float = 0.0
-    drift_ev: float = 0.0
-    f_number: float = 20.0
-    exposure_s: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -115,7 +83,7 @@ def draw_imaging(
                 focal_mm=float(focal),
                 rotation_deg=float(optics.rotation_deg * rng.standard_normal()),
                 shift_px=(float(shift[0]), float(shift[1])),
-                k1=optics.distortion * (1 - 1.4 * turned),
+                k1=optics.distortion * (1 - 1.4 * turned) + 0.0,  # no negative zero
                 pupil_m=PUPIL_TRAVEL_M * turned,
                 corner_ev=optics.vignetting_ev * (1 - turned * 2 / 3),
                 drift_ev=float(optics.drift_ev * rng.standard_normal()),
@@ -151,9 +119,9 @@ def pixels_to_scene(
 def jacobian(
     shot: Imaging, points: npt.NDArray[np.float64], distance_m: float = math.inf
 ) -> npt.NDArray[np.float64]:
-    """The linear part (n, 2, 2) of `scene_to_pixels` at points (n, 2)."""
+    """The linear part (n, 2, 2) of `scene_to_pixels` at points (n, 2); (1, 2, 2) where it is one for all."""
     matrix = scene_to_ideal(shot, distance_m)
-    linear = np.broadcast_to(matrix[:2, :2], (len(points), 2, 2))
+    linear = matrix[None, :2, :2]
     if shot.k1 == 0:
         return linear
     offset = (geometry.apply(matrix, points) - shot.centre) / shot.half_diagonal_px

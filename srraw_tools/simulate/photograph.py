@@ -81,6 +81,13 @@ def read_linear(path: Path) -> npt.NDArray[np.uint16]:
     return curve[picture[..., ::-1]]
 
 
+def covers(photograph: Photograph, points: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Whether the photograph hangs before points (n, 2) in tangent coordinates."""
+    place = geometry.apply(photograph.scene_to_photo, points)
+    height, width = photograph.levels[0].shape[:2]
+    return ((place > -0.5) & (place < (width - 0.5, height - 0.5))).all(axis=1)
+
+
 def sample(
     photograph: Photograph, samples_to_scene: Matrix, shape: tuple[int, int]
 ) -> npt.NDArray[np.uint16]:

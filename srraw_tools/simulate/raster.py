@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-LONG_SPAN = 48  # samples; longer spans are cheaper to fill one by one
-LEAVES_AT_ONCE = 8192  # so that what is computed for them stays in the processor's cache
+LONG_SPAN = 256  # samples; longer spans are cheaper to fill one by one
 
 
 @dataclass(frozen=True)
@@ -81,41 +80,6 @@ def fill_leaves(
         pixels_to_leaf: (n, 2, 2) linear maps of a distance in samples to (u, v).
         lit, shaded: (n,) labels of the halves v < 0 and v >= 0.
     """
-    for start in range(0, len(centres), LEAVES_AT_ONCE):
-        some = slice(start, start + LEAVES_AT_ONCE)
-        _fill_some_leaves(labels, centres[some], pixels_to_leaf[some], lit[some], shaded[some])
-
-
-def leaf_outlines(
-    centres: npt.NDArray[np.float64],
-    scene_to_leaf: npt.NDArray[np.float64],
-    lit: npt.NDArray[np.uint16],
-    shaded: npt.NDArray[np.uint16],
-) -> Polygons:
-    """The same leaves as polygons, two halves each: for large ones under distortion."""
-    u = np.linspace(-1, 1, 17)
-    half = np.concatenate([np.stack([u, u**2 - 1], 1), [[0.5, 0.0], [0.0, 0.0], [-0.5, 0.0]]])
-    halves = np.stack([half, half * (1, -1)])  # v < 0 and v > 0
-    leaf_to_scene = np.linalg.inv(scene_to_leaf)
-    points = np.einsum("nij,hkj->nhki", leaf_to_scene, halves) + centres[:, None, None]
-    number = np.arange(2 * len(centres))
-    size = len(half)
-    following = number[:, None] * size + np.roll(np.arange(size), -1)
-    return Polygons(
-        points.reshape(-1, 2),
-        following.ravel(),
-        np.repeat(number, size),
-        np.stack([lit, shaded], 1).ravel(),
-    )
-
-
-def _fill_some_leaves(
-    labels: npt.NDArray[np.uint16],
-    centres: npt.NDArray[np.float64],
-    pixels_to_leaf: npt.NDArray[np.float64],
-    lit: npt.NDArray[np.uint16],
-    shaded: npt.NDArray[np.uint16],
-) -> None:
     height = labels.shape[0]
     (p, q), (r, s) = pixels_to_leaf[:, 0].T, pixels_to_leaf[:, 1].T
     # y = (p v - r u) / determinant is greatest on the outline v = 1 - u^2, within or at its tip.
@@ -152,6 +116,29 @@ def _fill_some_leaves(
         np.stack([ends[0], ends[1]], 1).ravel(),
         np.stack([ends[1], ends[2]], 1).ravel(),
         np.stack([left, right], 1).ravel(),
+    )
+
+
+def leaf_outlines(
+    centres: npt.NDArray[np.float64],
+    scene_to_leaf: npt.NDArray[np.float64],
+    lit: npt.NDArray[np.uint16],
+    shaded: npt.NDArray[np.uint16],
+) -> Polygons:
+    """The same leaves as polygons, two halves each: for large ones under distortion."""
+    u = np.linspace(-1, 1, 17)
+    half = np.concatenate([np.stack([u, u**2 - 1], 1), [[0.5, 0.0], [0.0, 0.0], [-0.5, 0.0]]])
+    halves = np.stack([half, half * (1, -1)])  # v < 0 and v > 0
+    leaf_to_scene = np.linalg.inv(scene_to_leaf)
+    points = np.einsum("nij,hkj->nhki", leaf_to_scene, halves) + centres[:, None, None]
+    number = np.arange(2 * len(centres))
+    size = len(half)
+    following = number[:, None] * size + np.roll(np.arange(size), -1)
+    return Polygons(
+        points.reshape(-1, 2),
+        following.ravel(),
+        np.repeat(number, size),
+        np.stack([lit, shaded], 1).ravel(),
     )
 
 

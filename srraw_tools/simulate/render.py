@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from srraw_tools import geometry
 from srraw_tools.simulate import lens, objects, photograph
-from srraw_tools.simulate.lens import Imaging, Optics
+from srraw_tools.simulate.lens import Imaging
 from srraw_tools.simulate.photograph import Photograph
+from srraw_tools.simulate.physics import Optics, Sensor
 from srraw_tools.simulate.raster import Polygons, fill_leaves, fill_polygons, join, leaf_outlines
 from srraw_tools.simulate.scene import (
     FINEST_PX,
@@ -27,10 +28,11 @@ from srraw_tools.simulate.scene import (
     soft_light,
     unresolved,
 )
-from srraw_tools.simulate.sensor import Sensor, aperture_kernel, camera_from_srgb
+from srraw_tools.simulate.sensor import aperture_kernel, camera_from_srgb
 
 SAMPLES = 4  # per pixel, along x and along y
-BAND_SAMPLES = 2**24  # drawn at once
+BAND_SAMPLES = 2**23  # drawn at once
+STRIP_ROWS = 32  # whose pixels are looked up at once, in the processor's cache
 EDGE_PX = 16  # with distortion, longer edges are divided so that they bend
 BIG_LEAF_PX = 24  # with distortion, leaves in larger cells are drawn as polygons
 
@@ -81,7 +83,8 @@ def _render_band(
                 if opaque is not None:
                     covered[site] = _collect(opaque, kernels[c], margin, dy, dx, shape)
         if number == 0:
-            light = _soften(scene, photo, shot, rows, channel, collected)
+            _soften(scene, photo, shot, rows, channel, collected)
+            light = collected
         else:  # a nearer plane covers what lies behind it, pixel by pixel
             light = light * (1 - covered) + collected
     return light * lens.transmission(shot, rows)
@@ -131,14 +134,14 @@ def _draw_leaves(
     seen = lens.pixels_to_scene(shot, border, plane.distance_m)
     low = np.maximum(seen.min(axis=0) - octave.cell, -octave.reach)
     high = np.minimum(seen.max(axis=0) + octave.cell, octave.reach)
-    leaves = leaves_within(scene, octave, low, high)
-    if shot.k1 and cell_px > BIG_LEAF_PX:
-        fill_polygons(labels, _image_of(leaf_outlines(*leaves), plane, shot, to_samples))
-        return
-    centres = geometry.apply(to_samples, lens.scene_to_pixels(shot, leaves.centres, plane.distance_m))
-    scene_to_samples = SAMPLES * lens.jacobian(shot, leaves.centres, plane.distance_m)
-    samples_to_leaf = leaves.scene_to_leaf @ np.linalg.inv(scene_to_samples)
-    fill_leaves(labels, centres, samples_to_leaf, leaves.lit, leaves.shaded)
+    for leaves in leaves_within(scene, octave, low, high):
+        if shot.k1 and cell_px > BIG_LEAF_PX:
+            fill_polygons(labels, _image_of(leaf_outlines(*leaves), plane, shot, to_samples))
+            continue
+        centres = geometry.apply(to_samples, lens.scene_to_pixels(shot, leaves.centres, plane.distance_m))
+        scene_to_samples = SAMPLES * lens.jacobian(shot, leaves.centres, plane.distance_m)
+        samples_to_leaf = leaves.scene_to_leaf @ np.linalg.inv(scene_to_samples)
+        fill_leaves(labels, centres, samples_to_leaf, leaves.lit, leaves.shaded)
 
 
 def _border(rows: slice, width: int, margin: int) -> npt.NDArray[np.float64]:
@@ -198,23 +201,27 @@ def _soften(
     rows: slice,
     channel: npt.NDArray[np.int64],
     light: npt.NDArray[np.float32],
-) -> npt.NDArray[np.float32]:
+) -> None:
     """Add to the farthest plane what varies little within a pixel: leaves too small to draw, soft light."""
-    y, x = np.mgrid[rows, : shot.size[1]]
-    points = lens.pixels_to_scene(shot, np.stack([x.ravel(), y.ravel()], axis=1))
-    free = np.ones(len(points), bool)
-    if photo is not None:
-        inside = geometry.apply(photo.scene_to_photo, points)
-        size = np.array(photo.levels[0].shape[1::-1])
-        free = ~((inside > -0.5) & (inside < size - 0.5)).all(axis=1)
-    light = light.reshape(-1).copy()
-    small = unresolved(scene, points[free], FINEST_PX / shot.focal_px)
-    if small is not None:
-        cover, colour = small
-        mean = np.take_along_axis(colour @ camera_from_srgb().T, channel.reshape(-1, 1)[free], axis=1)[:, 0]
-        light[free] = light[free] * (1 - cover) + mean * cover
-    light[free] *= soft_light(scene, points[free])
-    return light.reshape(channel.shape)
+    for start in range(rows.start, rows.stop, STRIP_ROWS):
+        y, x = np.mgrid[start : min(start + STRIP_ROWS, rows.stop), : shot.size[1]]
+        points = lens.pixels_to_scene(shot, np.stack([x.ravel(), y.ravel()], axis=1))
+        strip = light[start - rows.start :][: len(y)].reshape(-1)  # a view
+        site = channel[start - rows.start :][: len(y)].reshape(-1)
+        if photo is not None:
+            free = ~photograph.covers(photo, points)
+            points, site = points[free], site[free]
+        own = strip if photo is None else strip[free]
+        small = unresolved(scene, points, FINEST_PX / shot.focal_px)
+        if small is not None:
+            cover, colour = small
+            mean = np.take_along_axis(colour @ camera_from_srgb().T, site[:, None], axis=1)[:, 0]
+            own = own * (1 - cover) + mean * cover
+        own = own * soft_light(scene, points)
+        if photo is None:
+            strip[:] = own
+        else:
+            strip[free] = own
 
 
 def _photo_light(

@@ -3,7 +3,7 @@
 After the dead-leaves model (Lee, Mumford & Huang 2001), whose power-law sizes give images the statistics of
 nature: objects of all sizes, larger ones first, and on their surfaces leaves (blades, pebbles, bark) in
 octaves of size down to a pixel of the longest focal length. Small things exist only near the optical axis,
-where the long shots look. Leaves are not stored: each is a hash of its cell, so that any shot finds the same ones.
+where the long shots look. Leaves are not stored: each is a hash of its cell, the same for any shot.
 
 Colours are (log2 of green, log2 red/green, log2 blue/green) in linear sRGB, quantised into one 16-bit label.
 """
@@ -11,6 +11,7 @@ Colours are (log2 of green, log2 red/green, log2 blue/green) in linear sRGB, qua
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from srraw_tools.simulate.raster import Polygons, fill_polygons, join
 FINEST_PX = 0.6  # the cell of the smallest leaves that a shot draws one by one, in its pixels
 MARGIN = 1.3  # the scene reaches this far beyond the nominal frame of the shortest focal length
 MAP_SIZE = (512, 768)
+CELLS_AT_ONCE = 2**15  # so that what is computed for them stays in the processor's cache
 NOISE_CELLS = 6  # leaves' brightness varies over this many cells
 LIT_EV, SHADED_EV = 0.25, -0.35  # the two halves of a leaf
 
@@ -61,7 +63,7 @@ class Scene:
         extent: (x, y) half-size of the scene in tangent units.
         object_maps: (levels, h, w) uint16, the object at each place of the farthest plane; every level
             covers half the extent of the one before.
-        materials: (objects, len(Material fields)) float64.
+        materials: the objects' materials, every field an array (objects,).
         mean_gain: (objects,) mean radiance of an object's leaves against that of their mean tone.
         octaves: the coarsest first.
         light: (waves, 4) soft light and shade: frequency x and y, phase, amplitude in EV.
@@ -70,7 +72,7 @@ class Scene:
     planes: tuple[Plane, ...]
     extent: tuple[float, float]
     object_maps: npt.NDArray[np.uint16]
-    materials: npt.NDArray[np.float64]
+    materials: Material
     mean_gain: npt.NDArray[np.float64]
     octaves: tuple[Octave, ...]
     light: npt.NDArray[np.float64]
@@ -129,7 +131,7 @@ def build_scene(
         planes=tuple(planes),
         extent=extent,
         object_maps=_object_maps(stages, extent, levels),
-        materials=np.array(materials, np.float64),
+        materials=Material(*np.array(materials, np.float64).T),
         mean_gain=np.array([_mean_gain(material.spread) for material in materials]),
         octaves=tuple(reversed(octaves)),
         light=light,
@@ -139,48 +141,55 @@ def build_scene(
 def object_at(scene: Scene, points: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:
     """The number of the object at points (n, 2) of the farthest plane, below the leaves."""
     levels, height, width = scene.object_maps.shape
-    relative = points / scene.extent
-    size = np.maximum(np.abs(relative).max(axis=1), 2.0 ** (1 - levels))
-    level = np.clip(np.floor(-np.log2(size)), 0, levels - 1).astype(np.int64)
-    relative *= (2.0**level)[:, None]
-    column = np.clip((relative[:, 0] + 1) * (width / 2), 0, width - 1).astype(np.int64)
-    row = np.clip((relative[:, 1] + 1) * (height / 2), 0, height - 1).astype(np.int64)
+    x, y = points[:, 0] / scene.extent[0], points[:, 1] / scene.extent[1]
+    away = np.clip(np.maximum(np.abs(x), np.abs(y)), 2.0**-levels, 0.999)
+    level = np.minimum(-np.frexp(away)[1], levels - 1)
+    column = np.clip((np.ldexp(x, level) + 1) * (width / 2), 0, width - 1).astype(np.int64)
+    row = np.clip((np.ldexp(y, level) + 1) * (height / 2), 0, height - 1).astype(np.int64)
     return scene.object_maps.reshape(-1)[(level * height + row) * width + column]
 
 
 def leaves_within(
     scene: Scene, octave: Octave, low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
-) -> Leaves:
-    """The leaves of an octave whose cells touch the rectangle low <= (x, y) <= high, row by row."""
+) -> Iterator[Leaves]:
+    """The leaves of an octave whose cells touch the rectangle low <= (x, y) <= high, in portions."""
     first = np.floor(low / octave.cell).astype(np.int64) - 1
     last = np.floor(high / octave.cell).astype(np.int64) + 2
-    j, i = np.meshgrid(np.arange(first[1], last[1]), np.arange(first[0], last[0]), indexing="ij")
-    i, j = i.ravel(), j.ravel()
-    place = _hash(i, j, octave.key)
-    centres = (np.stack([i, j], 1) + np.stack(_halves(place), 1)) * octave.cell
-    material = scene.materials[object_at(scene, centres)]
-    chosen, shape = _halves(_scramble(place ^ np.uint32(0x5BD1E995)))
-    grows = chosen < _density(scene, octave, centres, material)
-    i, j, centres, material, shape = i[grows], j[grows], centres[grows], material[grows], shape[grows]
+    columns = np.arange(first[0], last[0])
+    at_once = max(1, CELLS_AT_ONCE // len(columns))
+    for top in range(first[1], last[1], at_once):
+        rows = np.arange(top, min(top + at_once, last[1]))
+        yield _leaves_of(scene, octave, np.tile(columns, len(rows)), np.repeat(rows, len(columns)))
 
-    turned, tone = _halves(_scramble(place[grows] ^ np.uint32(0x2C1B3C6D)))
-    hue, stretch = _halves(_scramble(place[grows] ^ np.uint32(0x297A2D39)))
-    look = dict(zip(Material._fields, material.T, strict=True))
+
+def _leaves_of(scene: Scene, octave: Octave, i: npt.NDArray[np.int64], j: npt.NDArray[np.int64]) -> Leaves:
+    """The leaves that grow in the cells (i, j)."""
+    place = _hash(i, j, octave.key)
+    across, down = _halves(place)
+    centres = np.stack([(i + across) * octave.cell, (j + down) * octave.cell], axis=1)
+    number = object_at(scene, centres)
+    chosen, shape = _halves(_scramble(place ^ np.uint32(0x5BD1E995)))
+    grows = np.flatnonzero(chosen < _density(scene, octave, centres, number))
+    place, centres, number, shape = place[grows], centres[grows], number[grows], shape[grows]
+
+    turned, tone = _halves(_scramble(place ^ np.uint32(0x2C1B3C6D)))
+    hue, stretch = _halves(_scramble(place ^ np.uint32(0x297A2D39)))
+    look = Material(*(field[number] for field in scene.materials))
     half_length = octave.cell * (0.35 + 0.35 * shape)
-    half_width = half_length * look["aspect"] * (0.7 + 0.6 * stretch)
-    angle = look["angle"] + (2 * turned - 1) * look["angle_spread"]
+    half_width = half_length * look.aspect * (0.7 + 0.6 * stretch)
+    angle = look.angle + (2 * turned - 1) * look.angle_spread
     cos, sin = np.cos(angle), np.sin(angle)
     scene_to_leaf = np.stack(
         [cos / half_length, sin / half_length, -sin / half_width, cos / half_width], axis=1
     ).reshape(-1, 2, 2)
     noise = _value_noise(centres / (octave.cell * NOISE_CELLS), octave.key)
-    green = look["green"] + look["spread"] * _brightness(2 * tone - 1, noise)
-    red = look["red"] + look["hue_spread"] * (2 * hue - 1)
+    green = look.green + look.spread * _brightness(2 * tone - 1, noise)
+    red = look.red + look.hue_spread * (2 * hue - 1)
     return Leaves(
         centres,
         scene_to_leaf,
-        objects.label_of(green + LIT_EV, red, look["blue"]),
-        objects.label_of(green + SHADED_EV, red, look["blue"]),
+        objects.label_of(green + LIT_EV, red, look.blue),
+        objects.label_of(green + SHADED_EV, red, look.blue),
     )
 
 
@@ -201,16 +210,15 @@ def unresolved(
     if not small:
         return None
     number = object_at(scene, points)
-    material = scene.materials[number]
-    look = dict(zip(Material._fields, material.T, strict=True))
+    look = Material(*(field[number] for field in scene.materials))
     bare = np.ones(len(points))
     for octave in small:
         # Mean area of |v| <= 1 - u^2 with half-lengths uniform in [0.35, 0.7] cells: 8/3 E[a b].
-        area = 8 / 3 * look["aspect"] * (0.35**2 + 0.35 * 0.7 + 0.7**2) / 3
-        bare *= np.exp(-area * _density(scene, octave, points, material))
+        area = 8 / 3 * look.aspect * (0.35**2 + 0.35 * 0.7 + 0.7**2) / 3
+        bare *= np.exp(-area * _density(scene, octave, points, number))
     halves = (2.0**LIT_EV + 2.0**SHADED_EV) / 2
-    green = 2.0 ** look["green"] * scene.mean_gain[number] * halves
-    colour = np.stack([green * 2.0 ** look["red"], green, green * 2.0 ** look["blue"]], axis=1)
+    green = 2.0**look.green * scene.mean_gain[number] * halves
+    colour = np.stack([green * 2.0**look.red, green, green * 2.0**look.blue], axis=1)
     return 1 - bare, colour
 
 
@@ -243,15 +251,15 @@ def _density(
     scene: Scene,
     octave: Octave,
     points: npt.NDArray[np.float64],
-    material: npt.NDArray[np.float64],
+    number: npt.NDArray[np.uint16],
 ) -> npt.NDArray[np.float64]:
-    """The probability that a cell at `points` bears a leaf."""
-    look = dict(zip(Material._fields, material.T, strict=True))
+    """The probability that a cell at `points`, on objects of these numbers, bears a leaf."""
+    density, largest = scene.materials.density[number], scene.materials.largest[number]
     away = np.maximum(np.abs(points[:, 0]), np.abs(points[:, 1]) * (scene.extent[0] / scene.extent[1]))
     fade = np.clip((octave.reach - away) / (0.2 * octave.reach), 0, 1)
     # Finer leaves are sparser, or they would hide the coarser ones below them.
-    relative = octave.cell / np.maximum(look["largest"], octave.cell)
-    return look["density"] * fade * (octave.cell <= look["largest"]) * (0.25 + 0.75 * np.sqrt(relative))
+    relative = octave.cell / np.maximum(largest, octave.cell)
+    return density * fade * (octave.cell <= largest) * (0.25 + 0.75 * np.sqrt(relative))
 
 
 def _plane(stages: list[tuple[float, list[Shape]]], distance_m: float) -> Plane:

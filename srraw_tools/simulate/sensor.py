@@ -1,47 +1,22 @@
-"""A camera's sensor: from radiance to the numbers of a mosaic, with noise, and the colour data that go with it."""
+"""A camera's sensor: from radiance to the numbers of a mosaic, with noise, and its colour data."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-# What a grey card needs to look grey in daylight, and balanced filters' colours to linear sRGB (rows sum to 1).
+from srraw_tools.simulate.physics import Sensor
+
+# What makes a grey card grey in daylight, and balanced filters' colours to linear sRGB (rows sum to 1).
 DAYLIGHT_WB = (2.05, 1.0, 1.55)
 CAMERA_TO_SRGB = np.array([[1.72, -0.62, -0.10], [-0.18, 1.52, -0.34], [0.03, -0.47, 1.44]])
 FULL_WELL_ISO100 = 60000.0  # electrons at white, ISO 100
 
 
-@dataclass(frozen=True)
-class Sensor:
-    """A sensor. The defaults are a sound camera without an anti-aliasing filter.
-
-    Attributes:
-        cfa: Bayer pattern of the top-left 2x2 block in reading order.
-        iso: 100 puts FULL_WELL_ISO100 electrons at white, 200 half of them, and so on.
-        read_noise_e: standard deviation in electrons.
-        shot_noise: Poisson noise of the light.
-        fill_factor: the part of the pixel's side that is sensitive.
-        aa_filter_px: distance by which the anti-aliasing filter splits the image along x and along y.
-        crosstalk: part of a pixel's charge that its four neighbours share.
-        black_level, white_level: values of no light and of saturation (14 bits).
-    """
-
-    cfa: str = "RGGB"
-    iso: int = 100
-    read_noise_e: float = 3.0
-    shot_noise: bool = True
-    fill_factor: float = 1.0
-    aa_filter_px: float = 0.0
-    crosstalk: float = 0.0
-    black_level: int = 512
-    white_level: int = 16383
-
-
 def camera_from_srgb() -> npt.NDArray[np.float64]:
-    """The map (3, 3) of linear sRGB radiance to what the filters pass, before crosstalk; grey 1 gives green 1."""
+    """The map (3, 3) of linear sRGB radiance to what the filters pass; grey 1 gives green 1."""
     return np.linalg.inv(CAMERA_TO_SRGB) / np.array(DAYLIGHT_WB)[:, None]
 
 
@@ -62,8 +37,8 @@ def colour_data(sensor: Sensor) -> tuple[tuple[float, float, float], npt.NDArray
 def aperture_kernel(samples: int, sigma_px: float, sensor: Sensor) -> npt.NDArray[np.float64]:
     """The weight of every sample for one pixel: lens blur, anti-aliasing filter and aperture, along one axis.
 
-    The point spread is a Gaussian, split in two by the filter, integrated over the sensitive part of the pixel
-    and over each sample.
+    The point spread is a Gaussian, split in two by the filter, integrated over the sensitive part of the
+    pixel and over each sample.
 
     Args:
         samples: samples per pixel, even; pixel i is centred on sample (i + 1/2) samples - 1/2.

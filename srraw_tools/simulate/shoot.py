@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from srraw_tools import geometry
 from srraw_tools.errors import UserError
 from srraw_tools.files import read_json, sha256_of, sync_folder, write_json
 from srraw_tools.parallel import map_items
@@ -34,11 +33,12 @@ from srraw_tools.sequence import (
 )
 from srraw_tools.simulate import lens
 from srraw_tools.simulate.dng import write_dng
-from srraw_tools.simulate.lens import Imaging, Optics
+from srraw_tools.simulate.lens import Imaging
 from srraw_tools.simulate.photograph import FILLS_MM, Photograph, hang_photograph
+from srraw_tools.simulate.physics import SIZE, Optics, Sensor
 from srraw_tools.simulate.render import render_light
 from srraw_tools.simulate.scene import Scene, build_scene
-from srraw_tools.simulate.sensor import Sensor, colour_data, digitise
+from srraw_tools.simulate.sensor import colour_data, digitise
 
 TRUTH_FILE = "truth.json"
 CLIPPED = 0.5  # percent of the mosaic that may saturate
@@ -61,10 +61,10 @@ class Plan:
     seed: int = 0
     index: int = 0
     focal_mm: tuple[float, ...] = NOMINAL_MM
-    size: tuple[int, int] = (704, 1056)
+    size: tuple[int, int] = SIZE
     scene: Path | None = None
-    optics: Optics = Optics()
-    sensor: Sensor = Sensor()
+    optics: Optics = field(default_factory=Optics)
+    sensor: Sensor = field(default_factory=Sensor)
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ def simulate_sequence(
     seed: int = 0,
     index: int = 0,
     focal_mm: tuple[float, ...] = NOMINAL_MM,
-    size: tuple[int, int] = (704, 1056),
+    size: tuple[int, int] = SIZE,
     scene: Path | None = None,
-    optics: Optics = Optics(),  # noqa: B008 (frozen)
-    sensor: Sensor = Sensor(),  # noqa: B008 (frozen)
+    optics: Optics | None = None,
+    sensor: Sensor | None = None,
     on_shot: Callable[[str], None] = lambda name: None,
 ) -> Sequence:
     """Shoot one simulated sequence into the new folder out/name; whole or not at all.
@@ -103,7 +103,7 @@ def simulate_sequence(
     Raises:
         UserError: the folder exists, an option is senseless, the photograph cannot be read, the disk is full.
     """
-    plan = Plan(name, seed, index, focal_mm, size, scene, optics, sensor)
+    plan = Plan(name, seed, index, focal_mm, size, scene, optics or Optics(), sensor or Sensor())
     check_plan(plan)
     if (out / name).exists():
         raise UserError(f"{out / name} exists, and sequences are never overwritten.", "Choose another name.")
