@@ -289,7 +289,7 @@ def _residual_px(level: _Level, low_to_high: Matrix, blocks: int = 6) -> float:
         return float("inf")
     low_px_per_level_px = 1 / level.low_to_level[0, 0]
     scale, _ = geometry.scale_and_rotation(low_to_high)
-    return float(np.median(shifts)) * low_px_per_level_px * scale
+    return float(np.median(shifts) * low_px_per_level_px * scale)
 
 
 def _judge(low_to_high: Matrix, score: float, residual_px: float, low: Image, high: Image) -> str | None:
