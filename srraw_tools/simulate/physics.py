@@ -1,4 +1,4 @@
-"""The physical options of a simulated sequence: plain numbers, from which the command line takes its defaults."""
+"""The physical options of a simulated sequence: plain numbers, and the command line's defaults."""
 
 from __future__ import annotations
 
