@@ -67,6 +67,8 @@ def pairs_of(record: dict[str, Any], path: Path) -> tuple[PairAlignment, ...]:
     try:
         for entry in record["pairs"]:
             known = {k: v for k, v in entry.items() if k in PairAlignment.__dataclass_fields__}
+            for key in ("crop", "gain"):
+                known[key] = None if known[key] is None else tuple(known[key])
             pair = PairAlignment(**{**optional, **known})
             if any(Path(name).name != name for name in (pair.low, pair.high)):
                 raise ValueError(f"{pair.low} or {pair.high} is no file of the sequence's own folder")

@@ -167,7 +167,9 @@ def split_of(sequence: str, shares: tuple[float, ...] = SPLIT_SHARES) -> str:
 
 
 def warp_target(camera_rgb: npt.NDArray[np.uint16], target_to_high: Matrix, size: tuple[int, int]) -> Any:
-    """Resample demosaiced light once onto the target's grid.
+    """Resample demosaiced light once onto the target's grid, by Lanczos's kernel.
+
+    OpenCV's cubic kernel (a = -0.75) moves what it samples by up to 0.05 pixel, its Lanczos kernel by 0.015.
 
     Args:
         camera_rgb: (H, W, 3) uint16, linear.
@@ -183,7 +185,11 @@ def warp_target(camera_rgb: npt.NDArray[np.uint16], target_to_high: Matrix, size
     if scale > 1:  # fewer samples than there were: keep what they cannot hold from folding over
         source = cv2.GaussianBlur(source, (0, 0), 0.5 * float(np.sqrt(scale**2 - 1)))
     target = cv2.warpPerspective(
-        source, target_to_high, size[::-1], flags=flags | cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+        source,
+        target_to_high,
+        size[::-1],
+        flags=flags | cv2.INTER_LANCZOS4,
+        borderMode=cv2.BORDER_REFLECT_101,
     )
     inside = np.ones(camera_rgb.shape[:2], np.float32)
     seen = cv2.warpPerspective(inside, target_to_high, size[::-1], flags=flags | cv2.INTER_LINEAR)

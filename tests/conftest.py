@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -22,3 +23,20 @@ def shared_data() -> Path:
     if not data.is_dir():
         pytest.skip(f"the shared data are not at hand: {data} does not exist (set SRRAW_SHARED)")
     return data
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory) -> Path:
+    """A folder of two simulated sequences, 00001 and 00002; tests that change files take `sequences`."""
+    from srraw_tools.simulate.shoot import simulate_sequence
+
+    out = tmp_path_factory.mktemp("simulated")
+    for i in (1, 2):
+        simulate_sequence(out, name=f"{i:05d}", seed=11, index=i, size=(352, 528))
+    return out
+
+
+@pytest.fixture
+def sequences(simulated, tmp_path) -> Path:
+    """A copy of the simulated sequences, for tests that change files."""
+    return Path(shutil.copytree(simulated, tmp_path / "sequences"))

@@ -1,0 +1,177 @@
+"""The stage from alignments to the HDF5 file."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srraw_tools import geometry, shards
+from srraw_tools.align import align_sequence
+from srraw_tools.errors import UserError
+from srraw_tools.files import read_json, write_json
+from srraw_tools.pack import pack_sequences, plan_packing, split_of, warp_target
+from srraw_tools.raw import read_raw, render_srgb, to_uint8
+
+
+@pytest.fixture
+def aligned(sequences):
+    for folder in sequences.iterdir():
+        align_sequence(folder)
+    return sorted(sequences.iterdir())
+
+
+def pack(folders, out, **options):
+    return list(pack_sequences(folders, out=out, **options))
+
+
+def statuses(records):
+    return [record.status for record in records]
+
+
+def test_pairs_hold_what_the_formats_promise(aligned, tmp_path):
+    out = tmp_path / "srraw.h5"
+    assert statuses(pack(aligned[:1], out)) == ["packed"] * 4
+    raw = read_raw(aligned[0] / "00006.dng", demosaic=True)
+    with shards.open(out) as reader:
+        pair = next(p for p in reader.pairs if p.name == "00001_4x_00006_00002")
+        data = reader.read(pair)
+        x, y, w, h = pair.crop
+        np.testing.assert_array_equal(data.raw, raw.mosaic[y : y + h, x : x + w])
+        light = raw.camera_rgb[y : y + h, x : x + w] / np.float32(65535)
+        assert (
+            np.abs(data.rgb.astype(int) - to_uint8(render_srgb(light, raw.rgb_wb, raw.color_matrix))).max()
+            <= 1
+        )
+        assert data.target.shape == (4 * h, 4 * w, 3)
+        assert data.target.dtype == np.uint16
+        assert (pair.cfa, pair.white_level, pair.iso, pair.exposure_time) == ("RGGB", 16383, 100, 0.02)
+        np.testing.assert_allclose(pair.camera_wb, raw.camera_wb)
+        assert pair.target_space == "camera"
+
+
+def test_the_target_shows_the_same_picture_as_the_low_shot_at_its_exposure(aligned, tmp_path):
+    out = tmp_path / "srraw.h5"
+    pack(aligned, out, zooms=(4,))
+    with shards.open(out) as reader:
+        for pair in reader.pairs:
+            data = reader.read(pair)
+            h, w = pair.size
+            target = shards.render_target(pair, data.target)
+            small = target.reshape(h, 4, w, 4, 3).mean(axis=(1, 3))
+            whole = data.valid.reshape(h, 4, w, 4).min(axis=(1, 3)) > 0
+            low = data.rgb.astype(np.float32) / 255
+            assert whole.mean() > 0.8
+            assert (
+                np.corrcoef(small[whole].ravel(), low[whole].ravel())[0, 1] > 0.95
+            )  # the low shot aliases, the target does not
+            assert abs(small[whole].mean() - low[whole].mean()) < 0.02
+
+
+@given(st.floats(0.8, 1.2), st.floats(-0.05, 0.05), st.floats(-3, 3), st.floats(-3, 3))
+def test_a_target_is_resampled_where_the_map_says(scale, rotation, dx, dy):
+    """A plane of light is reproduced exactly by any good interpolation, wherever it is sampled."""
+    height, width = 60, 80
+    y, x = np.mgrid[:height, :width]
+    plane = np.stack([1000 + 300 * x, 2000 + 400 * y, 5000 + 100 * x + 50 * y], -1).astype(np.uint16)
+    centre = geometry.translation(width / 2 + dx, height / 2 + dy)
+    target_to_high = centre @ geometry.similarity(scale, rotation, 0, 0) @ geometry.translation(-20, -15)
+    target, valid = warp_target(plane, target_to_high, (30, 40))
+    points = geometry.apply(target_to_high, np.stack(np.meshgrid(np.arange(40), np.arange(30)), -1))
+    u, v = points[..., 0], points[..., 1]
+    expected = np.stack([1000 + 300 * u, 2000 + 400 * v, 5000 + 100 * u + 50 * v], -1)
+    inside = (u > 3) & (u < width - 4) & (v > 3) & (v < height - 4)
+    assert np.abs(target[inside] - expected[inside]).max() <= 0.03 * 400 + 1  # 0.03 pixels
+    assert valid[(u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)].mean() > 0.99
+    assert not valid[(u < -0.5) | (u > width - 0.5) | (v < -0.5) | (v > height - 0.5)].any()
+
+
+def test_rejected_pairs_are_left_out(aligned, tmp_path):
+    path = aligned[0] / "alignment.json"
+    record = read_json(path)
+    record["pairs"][0] |= {"status": "rejected", "reason": "by hand"}
+    write_json(path, record)
+    records = pack(aligned[:1], tmp_path / "a.h5")
+    assert len(records) == 3
+
+
+def test_the_same_again_changes_nothing_and_more_is_added(aligned, tmp_path):
+    out = tmp_path / "srraw.h5"
+    pack(aligned[:1], out)
+    before = hashlib.sha256(out.read_bytes()).hexdigest()
+    assert statuses(pack(aligned[:1], out)) == ["present"] * 4
+    assert hashlib.sha256(out.read_bytes()).hexdigest() == before
+    assert sorted(statuses(pack(aligned, out))) == ["packed"] * 4 + ["present"] * 4
+    assert hashlib.sha256((tmp_path / "srraw-0001.h5").read_bytes()).hexdigest() == before
+    with shards.open(out) as reader:
+        assert len(reader.pairs) == 8
+        assert all(reader.read(pair).raw.shape == pair.size for pair in reader.pairs)
+
+
+def test_other_options_and_changed_inputs_are_refused_until_overwritten(aligned, tmp_path):
+    out = tmp_path / "srraw.h5"
+    pack(aligned, out)
+    with pytest.raises(UserError, match="other options"):
+        pack(aligned, out, target="srgb")
+    path = aligned[0] / "alignment.json"
+    record = read_json(path)
+    record["pairs"][0]["gain"] = [2, 2, 2]
+    write_json(path, record)
+    with pytest.raises(UserError, match="changed since"):
+        pack(aligned, out)
+    pack(aligned[:1], out, target="srgb", overwrite=True)
+    with shards.open(out) as reader:
+        assert {p.target_space for p in reader.pairs} == {"srgb"}
+        assert reader.read(reader.pairs[0]).target.dtype == np.uint8
+
+
+def test_a_damaged_raw_costs_its_own_pairs(aligned, tmp_path):
+    path = aligned[0] / "00001.dng"
+    path.write_bytes(path.read_bytes()[:100_000])
+    records = pack(aligned, tmp_path / "a.h5")
+    assert sorted(statuses(records)) == ["failed"] * 2 + ["packed"] * 6
+    assert all("00001.dng" in r.reason for r in records if r.status == "failed")
+
+
+def test_nothing_to_pack_says_what_to_do(sequences, tmp_path):
+    with pytest.raises(UserError, match="srraw align"):
+        pack(sorted(sequences.iterdir()), tmp_path / "a.h5")
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_a_foreign_file_is_not_replaced(aligned, tmp_path):
+    out = tmp_path / "thesis.h5"
+    out.write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="not an HDF5 file"):
+            pack(aligned, out, overwrite=overwrite)
+    assert out.read_text() == "years of work"
+
+
+@given(st.text("abcdef0123456789", min_size=1, max_size=8))
+def test_a_sequences_split_depends_on_its_name_alone(name):
+    assert split_of(name) == split_of(name)
+    assert split_of(f"train-{name}") == "train"
+    assert split_of(f"test-{name}") == "test"
+
+
+def test_splits_come_in_the_shares_asked_for():
+    splits = [split_of(f"{i:05d}", (60, 20, 20)) for i in range(5000)]
+    for name, share in (("train", 0.6), ("val", 0.2), ("test", 0.2)):
+        assert splits.count(name) / 5000 == pytest.approx(share, abs=0.02)
+
+
+def test_a_split_file_decides(aligned, tmp_path):
+    path = tmp_path / "split.csv"
+    path.write_text("sequence,split\n00001,test\n00002,val\n")
+    plan = plan_packing(aligned, split_file=path)
+    assert {(r.name[:5], r.split) for r in plan} == {("00001", "test"), ("00002", "val")}
+    path.write_text("00001,test\n")
+    with pytest.raises(UserError, match="00002"):
+        plan_packing(aligned, split_file=path)
+    path.write_text("00001,prod\n")
+    with pytest.raises(UserError, match="00001,prod"):
+        plan_packing(aligned, split_file=path)
