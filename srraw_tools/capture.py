@@ -195,8 +195,9 @@ def _begin(folder: Path, plan: dict[float, str], rig: Rig, resume: bool) -> dict
             "Resume it with the same focal lengths.",
             wrong_use=True,
         )
-    for orphan in folder.glob(f"{TEMPORARY}*"):
-        orphan.unlink()
+    for pattern in (f"{TEMPORARY}*", f".{Path(SEQUENCE_FILE).stem}-*"):  # what a killed program left
+        for orphan in folder.glob(pattern):
+            orphan.unlink()
     return {shot.focal_planned: shot for shot in begun.shots if _is_whole(folder, shot)}
 
 
