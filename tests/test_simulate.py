@@ -232,6 +232,26 @@ def test_nearer_planes_move_and_blur():
 # ---- sampling
 
 
+def test_the_long_shot_holds_detail_that_the_short_one_lacks(folder):
+    """A target that is an enlargement teaches nothing: compare energy beyond the short shot's Nyquist."""
+    truth = read_truth(folder)
+    pairs = [pair for pair in truth["pairs"] if pair["zoom"] == 4]
+    assert len(pairs) == 3
+    for pair in pairs:
+        low, high = (luminance(read_raw(folder / pair[end])) for end in ("low", "high"))
+        enlarged = cv2.warpPerspective(
+            low, np.array(pair["low_to_high"]), high.shape[::-1], flags=cv2.INTER_CUBIC
+        )
+        frequency = np.hypot(np.fft.fftfreq(SIZE[0])[:, None], np.fft.fftfreq(SIZE[1]))
+        window = np.outer(np.hanning(SIZE[0]), np.hanning(SIZE[1]))
+        beyond = (frequency > 0.5 / 4) & (frequency < 0.3)
+        energy = [
+            np.sum(np.abs(np.fft.fft2((view - view.mean()) * window))[beyond] ** 2)
+            for view in (enlarged, high)
+        ]
+        assert energy[0] < 0.05 * energy[1]
+
+
 def test_shapes_cover_exactly_their_area():
     rng = np.random.default_rng(0)
     labels = np.zeros((400, 500), np.uint16)

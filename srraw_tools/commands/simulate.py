@@ -71,12 +71,12 @@ class FrameSize(click.ParamType):
 @click.option(
     "--drift-ev", default=Optics.drift_ev, show_default=True, help="Sigma of the exposure per shot."
 )
-@click.option("--f-number", default=Optics.f_number, show_default=True)
+@click.option("--f-number", default=Optics.f_number, show_default=True, help="EXIF, and the blurs above.")
 @click.option("--exposure-s", default=Optics.exposure_s, show_default=True, help="As EXIF reports it.")
 @click.option("--cfa", default=Sensor.cfa, show_default=True, help="RGGB, GRBG, GBRG or BGGR.")
 @click.option("--iso", default=Sensor.iso, show_default=True, help="Sets the noise.")
 @click.option("--read-noise-e", default=Sensor.read_noise_e, show_default=True, help="Sigma in electrons.")
-@click.option("--shot-noise/--no-shot-noise", default=Sensor.shot_noise, show_default=True)
+@click.option("--shot-noise/--no-shot-noise", default=Sensor.shot_noise, help="Poisson noise of the light.")
 @click.option(
     "--fill-factor", default=Sensor.fill_factor, show_default=True, help="Sensitive part of a side."
 )
@@ -84,7 +84,7 @@ class FrameSize(click.ParamType):
 @click.option(
     "--crosstalk", default=Sensor.crosstalk, show_default=True, help="Charge shared with neighbours."
 )
-@click.option("--black-level", default=Sensor.black_level, show_default=True)
+@click.option("--black-level", default=Sensor.black_level, show_default=True, help="Value of no light.")
 @jobs_option
 @dry_run_option
 @json_option

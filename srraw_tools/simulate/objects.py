@@ -332,12 +332,12 @@ def _growth(rng: np.random.Generator, size: float) -> Material:
 
 
 def _leafy(rng: np.random.Generator) -> Colour:
-    return rng.uniform(-4.0, -1.2), rng.uniform(-0.9, 0.5), rng.uniform(-1.9, -0.4)
+    return rng.uniform(-3.4, -0.9), rng.uniform(-0.9, 0.5), rng.uniform(-1.9, -0.4)
 
 
 def _mineral(rng: np.random.Generator) -> Colour:
     warmth = rng.normal(0, 0.3)
-    return rng.uniform(-3.5, 0.3), 0.15 + warmth, -0.2 - 1.2 * warmth
+    return rng.uniform(-3.0, 0.3), 0.15 + warmth, -0.2 - 1.2 * warmth
 
 
 def _cast(shapes: list[Shape], materials: list[Material], outline: Points, size: float) -> None:

@@ -259,7 +259,7 @@ def _density(
     fade = np.clip((octave.reach - away) / (0.2 * octave.reach), 0, 1)
     # Finer leaves are sparser, or they would hide the coarser ones below them.
     relative = octave.cell / np.maximum(largest, octave.cell)
-    return density * fade * (octave.cell <= largest) * (0.25 + 0.75 * np.sqrt(relative))
+    return density * fade * (octave.cell <= largest) * (0.35 + 0.65 * np.sqrt(relative))
 
 
 def _plane(stages: list[tuple[float, list[Shape]]], distance_m: float) -> Plane:

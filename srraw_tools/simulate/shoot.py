@@ -41,7 +41,7 @@ from srraw_tools.simulate.scene import Scene, build_scene
 from srraw_tools.simulate.sensor import colour_data, digitise
 
 TRUTH_FILE = "truth.json"
-CLIPPED = 0.5  # percent of the mosaic that may saturate
+CLIPPED = 1.0  # percent of the mosaic that may saturate
 PREVIEW_PX = 132  # width of the views from which the exposure is chosen
 BETWEEN_SHOTS_S = 15.0
 
