@@ -21,10 +21,11 @@ from srraw_tools.simulate import lens, objects, render, shoot
 from srraw_tools.simulate.lens import Imaging
 from srraw_tools.simulate.objects import Material
 from srraw_tools.simulate.physics import Optics, Sensor
+from srraw_tools.simulate.plan import Plan
 from srraw_tools.simulate.raster import fill_leaves, fill_polygons, join, leaf_outlines
 from srraw_tools.simulate.scene import Plane, Scene, build_scene
 from srraw_tools.simulate.sensor import aperture_kernel, colour_data, digitise
-from srraw_tools.simulate.shoot import Plan, point_map, read_truth, simulate_sequence, simulate_sequences
+from srraw_tools.simulate.shoot import point_map, read_truth, simulate_sequence, simulate_sequences
 
 SIZE = (176, 264)
 BENT = Optics(distortion=-0.04, vignetting_ev=0.5)

@@ -109,7 +109,8 @@ def simulate(
 
     Example: srraw simulate --count 12 --seed 1 --out sequences
     """
-    from srraw_tools.simulate.shoot import Plan, already_there, check_plan, simulate_sequences
+    from srraw_tools.simulate.plan import Plan, check_plan
+    from srraw_tools.simulate.shoot import already_there, simulate_sequences
 
     optics, sensor = (
         kind(**{field.name: physics[field.name] for field in fields(kind) if field.name in physics})
