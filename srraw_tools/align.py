@@ -46,7 +46,12 @@ def align_sequences(
     overwrite: bool = False,
     jobs: int = 1,
 ) -> Iterator[tuple[Path, SequenceAlignment | UserError]]:
-    """Align many sequences, each as by `align_sequence`; a failure does not end the others."""
+    """Align many sequences, each as by `align_sequence`; a failure does not end the others.
+
+    Raises:
+        UserError: an option is out of range. What is wrong with a sequence is yielded beside it.
+    """
+    _check_options(zooms, motion)
     task = partial(
         align_sequence, zooms=zooms, motion=motion, nominal_scale=nominal_scale, out=out, overwrite=overwrite
     )

@@ -87,6 +87,8 @@ def read_raw(path: Path, *, demosaic: bool = False) -> RawImage:
     except (rawpy.LibRawFileUnsupportedError, rawpy.LibRawNotImplementedError) as error:
         raise UserError(*_not_raw(path)) from error
     except rawpy.LibRawError as error:
+        if not _is_image(path):
+            raise UserError(*_not_raw(path)) from error
         raise UserError(
             f"{path} is truncated or damaged: LibRaw says '{_text(error)}'.", "Copy it from the card again."
         ) from error
@@ -265,11 +267,16 @@ def _exif_of(raw: rawpy.RawPy, path: Path) -> Exif:
     )
 
 
-def _not_raw(path: Path) -> tuple[str, str]:
+def _is_image(path: Path) -> bool:
     try:
-        kind = f"a {file_format(path)} file"
+        file_format(path)
     except UserError:
-        kind = "of no known image format"
+        return False
+    return True
+
+
+def _not_raw(path: Path) -> tuple[str, str]:
+    kind = f"a {file_format(path)} file" if _is_image(path) else "of no known image format"
     return f"{path} is not a raw file that LibRaw can read: it is {kind}.", "Give a camera's raw file."
 
 

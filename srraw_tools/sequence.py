@@ -102,6 +102,8 @@ def read_sequence(folder: Path) -> Sequence:
         UserError: sequence.json is damaged, of another version, or names a file outside the folder.
     """
     path = folder / SEQUENCE_FILE
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder of a sequence.", wrong_use=True)
     if not path.exists():
         return _published_sequence(folder)
     record = read_json(path)

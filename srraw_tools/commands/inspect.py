@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def inspect(path: Path, as_json: bool) -> None:
         return
     rows = description.pop("rows", [])
     for key, value in description.items():
-        click.echo(f"{key.replace('_', ' ') + ':':<16} {_plain(value)}")
+        label = f"{key.replace('_', ' ') + ':':<16} "
+        click.echo(textwrap.fill(_plain(value), 80, initial_indent=label, subsequent_indent=" " * len(label)))
     if rows:
         click.echo()
         print_table(list(rows[0]), [[_plain(value) for value in row.values()] for row in rows])

@@ -1,0 +1,133 @@
+"""What a user sees who gives a command something wrong: one sentence, the right exit status, nothing lost."""
+
+from __future__ import annotations
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from srraw_tools.cli import main
+from srraw_tools.simulate.dng import write_dng
+
+XTRANS = "GGRGGBGGBGGRBRGRBGGGBGGRGGRGGBRBGBRG"
+
+
+def srraw(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def sentence_of(result):
+    """The one line of an error; anything but a user's error would have raised."""
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    lines = result.stderr.strip().splitlines()
+    return lines[-1]
+
+
+@pytest.fixture
+def odd_files(tmp_path):
+    """Things that are given to commands by mistake."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.ARW").write_text("not a raw file")
+    (tmp_path / "text.h5").write_text("not an HDF5 file")
+    grey = np.full((120, 120), 900, np.uint16)
+    write_dng(tmp_path / "xtrans.dng", grey, cfa=XTRANS)
+    write_dng(tmp_path / "whole.dng", grey)
+    (tmp_path / "truncated.dng").write_bytes((tmp_path / "whole.dng").read_bytes()[:9000])
+    with h5py.File(tmp_path / "foreign.h5", "w") as file:
+        file["data"] = [1]
+    with h5py.File(tmp_path / "newer.h5", "w") as file:
+        file.attrs["format"], file.attrs["format_version"] = "srraw", 99
+    (tmp_path / "without_focal").mkdir()
+    for i in (1, 2):
+        write_dng(tmp_path / "without_focal" / f"{i:05d}.dng", grey, focal_mm=None)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (("align", "nowhere"), 2, "does not exist"),
+        (("align", "empty"), 2, "holds no sequence"),
+        (("align", "whole.dng"), 2, "is a file"),
+        (("align", "without_focal"), 1, "no focal length is known"),
+        (("align", "without_focal", "--zoom", "3"), 2, "choose among 2, 4 and 8"),
+        (("align", "without_focal", "--zoom", "x"), 2, "not a list of numbers"),
+        (("align", "without_focal", "--motion", "magic"), 2, "magic"),
+        (("pack", "nowhere"), 2, "does not exist"),
+        (("pack", "without_focal"), 1, "srraw align"),
+        (("pack", "without_focal", "--split", "a:b"), 2, "80:10:10"),
+        (("pack", "without_focal", "--split-file", "nowhere.csv"), 2, "nowhere.csv"),
+        (("inspect", "nowhere"), 2, "does not exist"),
+        (("inspect", "text.ARW"), 1, "not a raw file"),
+        (("inspect", "truncated.dng"), 1, "truncated or damaged"),
+        (("inspect", "xtrans.dng"), 1, "2x2 Bayer"),
+        (("inspect", "text.h5"), 1, "not an HDF5 file"),
+        (("inspect", "foreign.h5"), 1, "not one that srraw packed"),
+        (("inspect", "newer.h5"), 1, "version 99"),
+        (("capture", "--rig", "magic"), 2, "no rig 'magic'"),
+        (("capture", "--virtual", "nowhere"), 2, "nowhere"),
+        (("capture", "--resume", "--out", "empty"), 2, "unfinished"),
+        (("capture", "--name", "../x"), 2, "name of a folder"),
+    ],
+)
+def test_a_mistake_gets_one_clear_sentence(odd_files, monkeypatch, arguments, status, says):
+    monkeypatch.chdir(odd_files)
+    before = sorted(path.relative_to(odd_files) for path in odd_files.rglob("*"))
+    result = srraw(*arguments)
+    assert says in sentence_of(result)
+    assert result.exit_code == status
+    assert sorted(path.relative_to(odd_files) for path in odd_files.rglob("*")) == before
+
+
+def test_inspect_says_what_each_thing_is(sequences):
+    assert "kind:            folder of sequences" in srraw("inspect", sequences).stdout
+    assert srraw("align", sequences).exit_code == 0
+    assert srraw("pack", sequences, "--out", sequences / "srraw.h5").exit_code == 0
+    folder = sequences / "00001"
+    for path, kind in (
+        (folder / "00001.dng", "dng raw file"),
+        (folder, "sequence"),
+        (folder / "sequence.json", "sequence"),
+        (folder / "alignment.json", "alignment"),
+        (sequences / "srraw.h5", "packed pairs"),
+    ):
+        record = json.loads(srraw("inspect", path, "--json").stdout)
+        assert record["kind"] == kind
+        assert max(len(line) for line in srraw("inspect", path).stdout.splitlines()) <= 80
+
+
+def test_align_and_pack_print_tables_of_80_columns_and_json(sequences):
+    result = srraw("align", sequences)
+    assert result.exit_code == 0
+    assert "8 pairs of 2 sequences, 0 rejected." in result.stdout
+    assert max(len(line) for line in result.stdout.splitlines()) <= 80
+    again = srraw("align", sequences, "--json")
+    records = [json.loads(line) for line in again.stdout.splitlines()]
+    assert [record["skipped"] for record in records] == [True, True]
+    out = sequences / "srraw.h5"
+    result = srraw("pack", sequences, "--out", out, "--zoom", "4")
+    assert f"{out}: 6 pairs packed, 0 were there before." in result.stdout
+    assert "--split-file" in result.stderr  # two sequences do not fill three splits
+
+
+def test_dry_runs_say_what_would_be_done_and_do_nothing(sequences):
+    before = sorted(sequences.rglob("*"))
+    result = srraw("align", sequences, "--dry-run", "--zoom", "8")
+    assert result.stdout.splitlines()[0].endswith("00001: 8X 35-240")
+    srraw("align", sequences, "--out", sequences.parent / "alignments")
+    alignments = ("--alignments", sequences.parent / "alignments")
+    result = srraw("pack", sequences, "--dry-run", *alignments, "--out", sequences / "a.h5")
+    assert "00001_8x_00006_00001" in result.stdout
+    assert sorted(sequences.rglob("*")) == before
+
+
+def test_a_batch_with_a_failure_ends_with_status_1_and_keeps_the_rest(sequences):
+    (sequences / "00001" / "00001.dng").write_bytes(b"II*\0 damaged")
+    result = srraw("align", sequences)
+    assert result.exit_code == 1
+    assert "Failed:" in result.stderr
+    assert "00001.dng" in result.stderr
+    assert "6 pairs of 2 sequences" in result.stdout
