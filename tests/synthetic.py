@@ -19,10 +19,9 @@ def draw_scene(size, seed):
     """A picture (H, W, 3) float32 of discs, lines and text in [0.02, 0.9], with edges everywhere."""
     rng = np.random.default_rng(seed)
     height, width = size
-    grey = rng.uniform(0.15, 0.6)
-    scene = np.full((height, width, 3), grey, np.float32)
+    scene = np.full((height, width, 3), int(rng.integers(40, 150)), np.uint8)
     for number in range(height * width // 2500):
-        colour = np.clip(rng.uniform(0.02, 0.9) + rng.normal(0, 0.1, 3), 0.02, 0.9).tolist()
+        colour = np.clip(rng.integers(5, 230) + rng.normal(0, 25, 3), 5, 230).tolist()
         x, y = int(rng.integers(width)), int(rng.integers(height))
         if number % 3 == 0:
             cv2.circle(scene, (x, y), int(rng.integers(4, 40)), colour, -1)
@@ -32,7 +31,7 @@ def draw_scene(size, seed):
         else:
             text = "".join(chr(c) for c in rng.integers(65, 91, 4))
             cv2.putText(scene, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, rng.uniform(0.6, 2.0), colour, 3)
-    return scene
+    return scene.astype(np.float32) / 255
 
 
 def area_mean(picture, factor):
@@ -109,4 +108,21 @@ def write_set(path, *, train=4, val=1, test=1, zoom=4, seed=0, **of_pair):
             name = f"{number + 1:05d}_{zoom}x_00006_00002"
             cfa = CFAS[number % 4]
             add(*make_pair(name, zoom=zoom, cfa=cfa, split=split, seed=seed + number, **of_pair))
+    return path
+
+
+def write_untrained(path, *, zoom=4, label="untrained", seed=0):
+    """A checkpoint of a small network with random weights, some in its last layer too."""
+    import torch
+
+    from srraw_model.checkpoint import Checkpoint, save_checkpoint
+    from srraw_model.network import make_network
+
+    sizes = {"name": "small", "zoom": zoom, "channels": 8, "blocks": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = make_network(**sizes)
+        torch.nn.init.normal_(network.to_samples.weight, std=0.02)
+    weights = network.state_dict()
+    save_checkpoint(path, Checkpoint(label, sizes, weights, 0, {}, {}, {}))
     return path

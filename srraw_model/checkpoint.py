@@ -1,0 +1,106 @@
+"""A trained network in a file: weights, what they were trained on and how, and what it takes to go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from srraw_model.network import PaperNetwork, SmallNetwork, make_network
+from srraw_tools import __version__
+from srraw_tools.errors import UserError
+from srraw_tools.files import replacing
+
+FORMAT = "srraw-model"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds: tensors and plain values only.
+
+    Attributes:
+        label: name in tables, with the loss, such as "demo (L1, then CoBi_RGB)".
+        network: name, zoom and sizes, as `make_network` takes them.
+        weights: the network's, by name.
+        step: training steps done.
+        options: of the training run.
+        trained_on: the file's name, the pairs' number and their hash.
+        optimiser: its state, to go on from `step`. The crops follow from the seed and the step, and nothing
+            else is random.
+        created_by: the version of srraw that wrote the file.
+    """
+
+    label: str
+    network: dict[str, Any]
+    weights: dict[str, Tensor]
+    step: int
+    options: dict[str, Any]
+    trained_on: dict[str, Any]
+    optimiser: dict[str, Any]
+    created_by: str = f"srraw {__version__}"
+
+    @property
+    def zoom(self) -> int:
+        """N: the output has N times the mosaic's sampling."""
+        return self.network["zoom"]
+
+    def make_network(self) -> PaperNetwork | SmallNetwork:
+        """The trained network, for evaluation, on the CPU."""
+        with torch.random.fork_rng(devices=[]):  # the weights drawn first are of no use
+            network = make_network(**self.network)
+        network.load_state_dict(self.weights)
+        return network.eval().requires_grad_(False)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint whole, or leave the old one."""
+    with replacing(path) as temporary:
+        torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **vars(checkpoint)}, temporary)
+
+
+def load_checkpoint(path: Path, *, zoom: int | None = None) -> Checkpoint:
+    """Read a checkpoint; nothing in the file is executed.
+
+    Args:
+        zoom: the zoom that is needed, if one is.
+
+    Raises:
+        UserError: the file is missing, not ours, damaged, of another version or of another zoom.
+    """
+    path = Path(path)
+    if not path.is_file():
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(
+            f"{path} {problem}; a checkpoint is needed.", "Train one with srraw-train.", wrong_use=True
+        )
+    hint = "Give the model.pt that srraw-train wrote."
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    except Exception as error:  # a foreign or truncated file can fail anywhere in torch's reader
+        raise UserError(f"{path} is not a checkpoint of srraw, or is damaged.", hint) from error
+    if not isinstance(contents, dict) or contents.pop("format", None) != FORMAT:
+        raise UserError(f"{path} is not a checkpoint of srraw.", hint)
+    version = contents.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has checkpoint version {version}; srraw {__version__} reads version {FORMAT_VERSION}.",
+            "Use the srraw that wrote it.",
+        )
+    try:
+        checkpoint = Checkpoint(**contents)
+        checkpoint.make_network()
+    except (TypeError, KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is damaged: its parts do not fit together.", hint) from error
+    if zoom not in (None, checkpoint.zoom):
+        raise UserError(
+            f"{path} was trained for {checkpoint.zoom}X, not for {zoom}X.",
+            f"Give --zoom {checkpoint.zoom}, or a checkpoint of {zoom}X.",
+            wrong_use=True,
+        )
+    return checkpoint

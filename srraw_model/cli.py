@@ -1,0 +1,281 @@
+"""`srraw-train`, `srraw-eval` and `srraw-zoom`: parse, call, print. torch is imported when a command runs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from srraw_model.options import PRESETS
+from srraw_tools import __version__
+from srraw_tools.commands.options import (
+    PATH,
+    dry_run_option,
+    json_option,
+    overwrite_option,
+    print_json,
+    quiet_option,
+)
+from srraw_tools.errors import UserError
+from srraw_tools.terminal import PLAIN_EVERY_S, duration, print_table, with_progress
+
+if TYPE_CHECKING:
+    from srraw_model.train import StepRecord, Training
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+zoom_option = click.option("--zoom", type=int, help="2, 4 or 8; the checkpoint's unless given.")
+device_option = click.option("--device", help="cpu, cuda or cuda:N; a GPU where there is one unless given.")
+version_option = click.version_option(__version__, prog_name="srraw")
+
+
+@click.command("srraw-train", context_settings=SETTINGS)
+@click.argument("data", type=PATH)
+@click.option("--out", type=PATH, default=Path("run"), show_default=True, help="Folder of the run.")
+@click.option(
+    "--zoom",
+    type=click.Choice(["2", "4", "8"]),
+    default="4",
+    show_default=True,
+    callback=lambda _context, _option, value: int(value),
+    help="Which pairs to train on.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="paper",
+    show_default=True,
+    help="paper: its network and loss. demo: a small network, in minutes on two cores.",
+)
+@click.option("--steps", type=click.IntRange(1), help="Training steps; the preset's unless given.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights and crops.")
+@click.option("--crop", type=click.IntRange(16), help="Side of a crop in mosaic pixels, even.")
+@click.option("--batch", type=click.IntRange(1), help="Crops a step.")
+@click.option("--learning-rate", type=float, help="Of Adam.")
+@click.option("--l1-steps", type=click.IntRange(0), help="Steps of aligned L1 before CoBi.")
+@click.option("--vgg-weights", type=PATH, help="VGG-19 weights for CoBi_VGG; without them CoBi_RGB alone.")
+@click.option(
+    "--save-every",
+    type=click.IntRange(1),
+    default=500,
+    show_default=True,
+    help="Steps between checkpoints, each with sample pictures.",
+)
+@click.option(
+    "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read crops."
+)
+@device_option
+@click.option("--resume", is_flag=True, help="Go on with the run in --out, with the options it began with.")
+@overwrite_option
+@dry_run_option
+@quiet_option
+@version_option
+def train(data: Path, dry_run: bool, quiet: bool, **options: Any) -> None:
+    """Train the raw-to-RGB network on the pairs in DATA, an srraw.h5.
+
+    Writes model.pt, log.jsonl and samples/ into --out. Ctrl-C and SIGTERM save before they end the run.
+
+    Example: srraw-train srraw.h5 --preset demo --out run
+    """
+    from srraw_model.train import CHECKPOINT_FILE, prepare_training
+    from srraw_model.train import train as train_steps
+
+    training = prepare_training(data, **options)
+    if not quiet:
+        _tell_plan(training)
+    if dry_run:
+        return
+    with _stop_asked() as stop:
+        steps = train_steps(training)
+        for _ in _with_training_progress(steps, training, quiet):
+            if stop:
+                break
+        steps.close()
+    if stop:
+        click.echo(f"Saved step {training.step} in {training.out}; go on with --resume.", err=True)
+        if stop[0] == signal.SIGINT:  # so that a script around it stops too
+            raise SystemExit(130)
+    elif not quiet:
+        click.echo(f"{training.out / CHECKPOINT_FILE}: {training.label}, {training.step} steps.")
+
+
+@click.command("srraw-eval", context_settings=SETTINGS)
+@click.argument("data", type=PATH)
+@click.option("--checkpoint", "checkpoints", type=PATH, multiple=True, help="A model.pt; may be repeated.")
+@zoom_option
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    default="test",
+    show_default=True,
+    help="Which pairs to evaluate on.",
+)
+@click.option("--lpips-backbone", type=PATH, help="SqueezeNet 1.1 weights in torchvision's layout.")
+@click.option("--lpips-linear", type=PATH, help="LPIPS v0.1's linear layers for it.")
+@click.option("--out", type=PATH, default=Path("eval"), show_default=True, help="Folder for the tables.")
+@json_option
+@quiet_option
+@version_option
+def evaluate(data: Path, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Compare checkpoints with bicubic on the pairs in DATA: PSNR, SSIM, LPIPS.
+
+    Writes metrics.md and metrics.csv into --out.
+
+    Example: srraw-eval srraw.h5 --checkpoint run/model.pt --out eval
+    """
+    from srraw_model.evaluate import (
+        evaluate_models,
+        mean_scores,
+        prepare_evaluation,
+        table_columns,
+        table_rows,
+        write_tables,
+    )
+
+    evaluation = prepare_evaluation(data, **options)
+    total = len(evaluation.pairs) * (1 + len(evaluation.networks))
+    tracked = with_progress(
+        evaluate_models(evaluation), total, "Evaluating", unit="pictures", quiet=quiet or as_json
+    )
+    scores = list(tracked)
+    table, csv_file = write_tables(evaluation, scores, out)
+    means = mean_scores(scores)
+    if as_json:
+        print_json(
+            {
+                "protocol": evaluation.protocol,
+                "mean": [asdict(score) for score in means],
+                "pairs": [asdict(score) for score in scores],
+            }
+        )
+    elif not quiet:
+        model, *numbers = table_columns(evaluation)
+        print_table((model, *(f">{name}" for name in numbers)), table_rows(means))
+        click.echo(click.wrap_text(evaluation.protocol, 80))
+        click.echo(f"\nWritten: {table} and {csv_file}.")
+
+
+class _CropType(click.ParamType):
+    name = "x,y,w,h"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            x, y, width, height = (int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"'{value}' is not four whole numbers such as 100,200,640,480.", param, ctx)
+        return x, y, width, height
+
+
+@click.command("srraw-zoom", context_settings=SETTINGS)
+@click.argument("photo", type=PATH)
+@click.option("--checkpoint", type=PATH, required=True, help="The model.pt that srraw-train wrote.")
+@zoom_option
+@click.option("--crop", type=_CropType(), help="Part of the raw's frame, in its pixels, not rotated.")
+@click.option(
+    "--tile",
+    type=click.IntRange(16),
+    default=256,
+    show_default=True,
+    help="Side of a tile in pixels of the raw, even: larger is faster and takes more memory.",
+)
+@device_option
+@click.option("-o", "--out", type=PATH, required=True, help="The PNG to write.")
+@overwrite_option
+@quiet_option
+@version_option
+def zoom(photo: Path, out: Path, overwrite: bool, quiet: bool, **options: Any) -> None:
+    """Zoom PHOTO, a raw file, with a trained network.
+
+    Example: srraw-zoom photo.dng --checkpoint run/model.pt -o photo.png
+    """
+    from srraw_model.zoom import prepare_zoom, zoom_photo
+
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists.", "Give --overwrite or another name.", wrong_use=True)
+    job = prepare_zoom(photo, out=out, **options)
+    for note in job.raw.notes:
+        click.echo(f"Note: {photo}: {note}.", err=True)
+    for _ in with_progress(zoom_photo(job), job.tiles, "Zooming", unit="tiles", quiet=quiet):
+        pass
+    if not quiet:
+        height, width = job.size
+        click.echo(f"{out}: {width} x {height}, {job.network.zoom}X by {job.label}.")
+
+
+def _tell_plan(training: Training) -> None:
+    """What will be trained, on what, and where it goes."""
+    options, data = training.options, training.data
+    click.echo(
+        f"{options.preset}, {options.zoom}X: {training.parameters:,} parameters, {len(data.pairs)} pairs of "
+        f"{data.path}, {options.batch} crops of {options.crop} x {options.crop} a step on {training.device}."
+    )
+    first = f" from {training.step} on" if training.step else ""
+    l1 = f", the first {options.l1_steps} with L1" if options.l1_steps else ""
+    click.echo(f"{options.steps} steps{first}{l1}, into {training.out}.")
+    for note in training.notes:
+        click.echo(note)
+
+
+def _with_training_progress(
+    records: Iterator[StepRecord], training: Training, quiet: bool
+) -> Iterator[StepRecord]:
+    """Show loss, speed and time left: a bar on a terminal, else a line now and then."""
+    total, first = training.options.steps, training.step
+    if quiet:
+        yield from records
+        return
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("Training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+        )
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+            task = bar.add_task("", total=total, completed=first)
+            for record in records:
+                told = f"{record.loss_name} {record.loss:.4f}, {record.seconds:.2f} s a step"
+                bar.update(task, completed=record.step, description=told)
+                yield record
+        return
+    started = said = time.monotonic()
+    for record in records:
+        now = time.monotonic()
+        if now - said >= PLAIN_EVERY_S or record.step == total:
+            a_step = (now - started) / (record.step - first)
+            click.echo(
+                f"step {record.step} of {total}, {record.loss_name} {record.loss:.4f}, "
+                f"{a_step:.3f} s a step, {duration(a_step * (total - record.step))} left",
+                err=True,
+            )
+            said = now
+        yield record
+
+
+@contextmanager
+def _stop_asked() -> Iterator[list[int]]:
+    """A list that is empty until Ctrl-C or SIGTERM comes, then holds the signal; a second ends at once."""
+    asked: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, _frame: object) -> None:
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

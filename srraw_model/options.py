@@ -1,0 +1,91 @@
+"""What a training run is made of: presets, and the options that decide its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from srraw_tools.errors import UserError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A network and how it is trained, unless options say otherwise.
+
+    Attributes:
+        network: as `make_network` takes it, without the zoom.
+        crop: side in mosaic pixels.
+        l1_share: share of the steps, from the first, that minimise the aligned L1 instead of CoBi.
+        fall_share: share of the steps, at the end, over which the learning rate falls to zero.
+        cobi: of `CoBiLoss`: the step between patches (1 in the paper), the weight of D' (0.1), and the
+            distance of RGB patches. That is L2, as in the paper's released code: the cosine's does not see
+            contrast, and a network that learns by it alone ends in black and white.
+    """
+
+    network: dict[str, Any]
+    crop: int
+    batch: int
+    steps: int
+    learning_rate: float
+    l1_share: float
+    fall_share: float
+    cobi: dict[str, Any]
+
+
+PRESETS = {
+    "paper": Preset(  # crop, batch and rate of the paper, which does not say for how long
+        network={"name": "paper"},
+        crop=64,
+        batch=1,
+        steps=200_000,
+        learning_rate=1e-4,
+        l1_share=0.0,
+        fall_share=0.0,
+        cobi={"patch_stride": 1, "weight_spatial": 0.1, "rgb_distance": "l2"},
+    ),
+    "demo": Preset(  # minutes on two cores; its pairs are aligned well, so that D' may weigh more
+        network={"name": "small", "channels": 48, "blocks": 6},
+        crop=32,
+        batch=8,
+        steps=3000,
+        learning_rate=1e-3,
+        l1_share=0.75,
+        fall_share=0.5,
+        cobi={"patch_stride": 5, "weight_spatial": 1.0, "rgb_distance": "l2"},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What decides the weights that a run ends in, besides the data. Stored in the checkpoint."""
+
+    zoom: int
+    preset: str
+    steps: int
+    seed: int
+    crop: int
+    batch: int
+    learning_rate: float
+    l1_steps: int
+    vgg_sha256: str | None
+
+
+def check_options(options: TrainingOptions) -> None:
+    """Raises UserError for a value that no run can have."""
+    wrong = None
+    if options.crop < 16 or options.crop % 2:
+        wrong = f"A crop of {options.crop} mosaic pixels is not even and at least 16."
+    elif options.steps < 1 or options.batch < 1 or options.seed < 0 or options.l1_steps < 0:
+        wrong = "Steps and batch must be at least 1, seed and L1 steps at least 0."
+    elif not 0 < options.learning_rate < 1:
+        wrong = f"A learning rate of {options.learning_rate} is not between 0 and 1."
+    if wrong:
+        raise UserError(wrong, wrong_use=True)
+
+
+def learning_rate_at(step: int, options: TrainingOptions) -> float:
+    """Constant, then falling along a straight line to zero over the preset's last share of the steps."""
+    fall_steps = PRESETS[options.preset].fall_share * options.steps
+    left = options.steps - step
+    return options.learning_rate * (min(1.0, left / fall_steps) if fall_steps else 1.0)

@@ -1,0 +1,143 @@
+"""A network over a whole mosaic, tile by tile: the same result as in one piece, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from srraw_model.network import PaperNetwork, SmallNetwork
+from srraw_model.packing import mosaic_light, pack, reach_red, red_origin
+
+Crop = tuple[int, int, int, int]
+Rectangle = tuple[slice, slice]  # rows and columns
+
+TILE = 256  # mosaic pixels
+
+# Side, in output pixels, of what is put out at once: the most memory goes into 256 channels of this size.
+OUTPUT_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A piece of the output: linear camera RGB (3, height, width) at (x, y) of the zoomed crop."""
+
+    x: int
+    y: int
+    camera_rgb: npt.NDArray[np.float32]
+
+
+def apply_in_tiles(
+    network: PaperNetwork | SmallNetwork,
+    mosaic: npt.NDArray[np.uint16],
+    cfa: str,
+    black_level: tuple[float, ...],
+    white_level: float,
+    *,
+    crop: Crop | None = None,
+    tile: int = TILE,
+) -> Iterator[Tile]:
+    """Apply a network to a mosaic; what a tile depends on beyond its sides is computed with it.
+
+    A tile differs from the same part of the whole by float32 rounding only, since convolutions of another
+    size may sum in another order.
+
+    Args:
+        mosaic: (H, W) sensor values; `cfa` and `black_level` (in its order) are those of its first pixel.
+        crop: [x, y, width, height] of the mosaic to put out, of any phase; None for all.
+        tile: side in mosaic pixels.
+
+    Yields:
+        Tiles that cover the crop, row by row; their number is `count_tiles` of the same arguments.
+    """
+    x, y, width, height = crop or (0, 0, mosaic.shape[1], mosaic.shape[0])
+    left, top = red_origin(cfa)
+    grown = reach_red(mosaic, cfa)
+    device = next(network.parameters()).device
+    whole = slice(0, grown.shape[0] // 2), slice(0, grown.shape[1] // 2)
+    zoom = network.zoom
+
+    for packed_tile in _tiles(cfa, (x, y, width, height), tile):
+        around = _widened(packed_tile, network.output_reach, whole)
+        seen = _widened(around, network.features_reach, whole)
+        light = mosaic_light(
+            grown[2 * seen[0].start : 2 * seen[0].stop, 2 * seen[1].start : 2 * seen[1].stop],
+            black_level,
+            white_level,
+            origin=(left, top),
+        )
+        with torch.inference_mode():
+            packed = torch.from_numpy(pack(light))[None].to(device)
+            features = _part(network.features(packed), seen, around)
+            rgb = _output_in_blocks(
+                network, features, _part(packed, seen, around), packed_tile, around, whole
+            )
+        # From the tile's own pixels to those inside the crop, in mosaic pixels of the frame.
+        y0, x0 = 2 * packed_tile[0].start - top, 2 * packed_tile[1].start - left
+        y1, x1 = max(y0, y), max(x0, x)
+        y2, x2 = (
+            min(2 * packed_tile[0].stop - top, y + height),
+            min(2 * packed_tile[1].stop - left, x + width),
+        )
+        inside = rgb[:, zoom * (y1 - y0) : zoom * (y2 - y0), zoom * (x1 - x0) : zoom * (x2 - x0)]
+        yield Tile(zoom * (x1 - x), zoom * (y1 - y), inside.cpu().numpy())
+
+
+def count_tiles(cfa: str, crop: Crop, *, tile: int = TILE) -> int:
+    """The number of tiles that `apply_in_tiles` yields for a crop."""
+    return len(_tiles(cfa, crop, tile))
+
+
+def _tiles(cfa: str, crop: Crop, tile: int) -> list[Rectangle]:
+    """The tiles of a crop, in packed pixels of the mosaic that was grown to begin at red."""
+    (left, top), (x, y, width, height) = red_origin(cfa), crop
+    rows = _split((y + top) // 2, (y + top + height + 1) // 2, tile // 2)
+    columns = _split((x + left) // 2, (x + left + width + 1) // 2, tile // 2)
+    return [(row, column) for row in rows for column in columns]
+
+
+def _output_in_blocks(
+    network: PaperNetwork | SmallNetwork,
+    features: Tensor,
+    packed: Tensor,
+    tile: Rectangle,
+    around: Rectangle,
+    whole: Rectangle,
+) -> Tensor:
+    """The network's output (3, 2Nh, 2Nw) of a tile, from features and channels of the rectangle around it."""
+    scale = 2 * network.zoom
+    side = max(1, OUTPUT_BLOCK // scale)
+    block_rows = []
+    for rows in _split(tile[0].start, tile[0].stop, side):
+        blocks = []
+        for columns in _split(tile[1].start, tile[1].stop, side):
+            seen = _widened((rows, columns), network.output_reach, whole)
+            out = network.output(_part(features, around, seen), _part(packed, around, seen))[0]
+            y, x = scale * (rows.start - seen[0].start), scale * (columns.start - seen[1].start)
+            height, width = scale * (rows.stop - rows.start), scale * (columns.stop - columns.start)
+            blocks.append(out[:, y : y + height, x : x + width])
+        block_rows.append(torch.cat(blocks, dim=2))
+    return torch.cat(block_rows, dim=1)
+
+
+def _split(start: int, stop: int, side: int) -> list[slice]:
+    return [slice(at, min(at + side, stop)) for at in range(start, stop, side)]
+
+
+def _widened(rectangle: Rectangle, reach: int, whole: Rectangle) -> Rectangle:
+    """A rectangle and `reach` around it, as far as the whole goes."""
+    rows, columns = (
+        slice(max(part.start - reach, all_.start), min(part.stop + reach, all_.stop))
+        for part, all_ in zip(rectangle, whole, strict=True)
+    )
+    return rows, columns
+
+
+def _part(values: Tensor, outer: Rectangle, inner: Rectangle) -> Tensor:
+    """The part `inner` of values (1, C, h, w) that are those of `outer`."""
+    rows, columns = (slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
+    return values[:, :, rows, columns]

@@ -1,0 +1,379 @@
+"""Training: crops in, checkpoints, a log and sample pictures out. One loop; its whole state is in `Training`.
+
+run/model.pt         the checkpoint: for use, and to go on from
+run/log.jsonl        a line every few steps
+run/samples/         bicubic | output | target, at every checkpoint
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from srraw_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from srraw_model.dataset import Crops, Sample
+from srraw_model.device import chosen_device
+from srraw_model.features import load_vgg19
+from srraw_model.losses import CoBiLoss, aligned_l1, render_srgb
+from srraw_model.network import PaperNetwork, SmallNetwork, make_network
+from srraw_model.options import PRESETS, TrainingOptions, check_options, learning_rate_at
+from srraw_model.pictures import bicubic_picture, middle_crop, output_picture, side_by_side, target_picture
+from srraw_tools import shards
+from srraw_tools.errors import UserError
+from srraw_tools.files import replacing, sha256_of
+
+CHECKPOINT_FILE, LOG_FILE, SAMPLES_FOLDER = "model.pt", "log.jsonl", "samples"
+LOG_EVERY = 10  # steps
+CLIP_NORM = 1.0  # of the gradient
+SAMPLES, SAMPLE_SIDE_PX = 3, 64  # pairs shown, mosaic pixels of each
+
+
+@dataclass
+class Training:
+    """The state of a run. Only `step`, `network` and `optimiser` change."""
+
+    options: TrainingOptions
+    out: Path
+    save_every: int
+    workers: int
+    device: torch.device
+    data: Crops
+    network: PaperNetwork | SmallNetwork
+    optimiser: torch.optim.Optimizer
+    cobi: CoBiLoss
+    notes: tuple[str, ...]
+    step: int = 0
+
+    @property
+    def label(self) -> str:
+        """The run's name in tables, with the losses that it has minimised so far."""
+        cobi = "CoBi_RGB" if self.cobi.features is None else "CoBi_RGB + CoBi_VGG"
+        if self.options.l1_steps == 0:
+            losses = cobi
+        else:
+            losses = "L1" if self.step <= self.options.l1_steps else f"L1, then {cobi}"
+        return f"{self.options.preset} ({losses})"
+
+    @property
+    def parameters(self) -> int:
+        """Number of the network's parameters."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """A training step, as logged. `loss_name` is "L1" or "CoBi"; `parts` are CoBi's, before lambda."""
+
+    step: int
+    loss_name: str
+    loss: float
+    parts: dict[str, float]
+    gradient_norm: float
+    learning_rate: float
+    seconds: float
+
+
+def prepare_training(
+    data: Path,
+    *,
+    out: Path,
+    zoom: int = 4,
+    preset: str = "paper",
+    steps: int | None = None,
+    seed: int = 0,
+    crop: int | None = None,
+    batch: int | None = None,
+    learning_rate: float | None = None,
+    l1_steps: int | None = None,
+    vgg_weights: Path | None = None,
+    save_every: int = 500,
+    workers: int = 0,
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Training:
+    """Check everything and set up a run, or read one back. Writes nothing.
+
+    Args:
+        data: the srraw.h5.
+        out: folder of the run.
+        steps, crop (mosaic pixels), batch, learning_rate, l1_steps: None takes the preset's.
+        l1_steps: steps, from the first, that minimise the aligned L1 instead of CoBi.
+        vgg_weights: a VGG-19 for CoBi_VGG; without it the loss is CoBi_RGB alone.
+        save_every: steps between checkpoints.
+        workers: processes that read crops; 0 reads them in this one.
+        device: of torch; None takes a GPU where there is one.
+        resume: go on from the checkpoint in `out`; the other options must be those that the run began with,
+            but for more steps. On the CPU this ends in the same weights as without the interruption.
+        overwrite: replace a run that is in `out`.
+
+    Raises:
+        UserError: nothing to train on, a run there already or none to resume, or options that don't fit.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"There is no preset '{preset}'.", f"There are {', '.join(PRESETS)}.", wrong_use=True)
+    chosen = PRESETS[preset]
+    before = _previous(Path(out), zoom, resume, overwrite)
+    features = load_vgg19(vgg_weights) if vgg_weights else None
+    steps = steps or (before.options["steps"] if before else chosen.steps)
+    options = TrainingOptions(
+        zoom=zoom,
+        preset=preset,
+        steps=steps,
+        seed=seed,
+        crop=crop or chosen.crop,
+        batch=batch or chosen.batch,
+        learning_rate=learning_rate or chosen.learning_rate,
+        l1_steps=round(chosen.l1_share * steps) if l1_steps is None else l1_steps,
+        vgg_sha256=sha256_of(vgg_weights) if vgg_weights else None,
+    )
+    if before and l1_steps is None:
+        options = replace(options, l1_steps=before.options["l1_steps"])
+    check_options(options)
+    crops = Crops(data, zoom=zoom, crop=options.crop, seed=seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = make_network(zoom=zoom, **chosen.network)
+    on = chosen_device(device)
+    network = network.to(on)
+    training = Training(
+        options=options,
+        out=Path(out),
+        save_every=save_every,
+        workers=workers,
+        device=on,
+        data=crops,
+        network=network,
+        optimiser=torch.optim.Adam(network.parameters(), lr=options.learning_rate),
+        cobi=CoBiLoss(zoom, features, **chosen.cobi).to(on),
+        notes=_notes(options, features),
+    )
+    if before:
+        _go_on_from(training, before)
+    return training
+
+
+def train(training: Training) -> Iterator[StepRecord]:
+    """Train to the last step, saving now and then; a record per step.
+
+    Closing the generator saves the step reached, so that nothing is lost:
+
+        steps = train(training)
+        for record in steps:
+            if stop_asked:
+                break
+        steps.close()
+
+    Raises:
+        UserError: the loss is not finite any more, or a file cannot be written.
+    """
+    options = training.options
+    _begin_folder(training)
+    training.network.train()
+    batches = DataLoader(
+        training.data,
+        batch_size=options.batch,
+        sampler=range(training.step * options.batch, options.steps * options.batch),
+        num_workers=training.workers,
+        generator=torch.Generator(),  # so that torch's own random state stays as it was
+    )
+    started = time.perf_counter()
+    with open(training.out / LOG_FILE, "a", encoding="utf-8") as log:
+        try:
+            for batch in batches:
+                record = _step(training, batch, started)
+                if record.step % LOG_EVERY == 0 or record.step == options.steps:
+                    log.write(json.dumps(asdict(record)) + "\n")
+                    log.flush()
+                if record.step % training.save_every == 0 or record.step == options.steps:
+                    _save(training)
+                    _write_sample(training)
+                yield record
+                started = time.perf_counter()
+        except GeneratorExit:
+            _save(training)
+            raise
+
+
+def _step(training: Training, batch: Sample, started: float) -> StepRecord:
+    """One step of the optimiser."""
+    options = training.options
+    batch = Sample(*(values.to(training.device, non_blocking=True) for values in batch))
+    rate = learning_rate_at(training.step, options)
+    for group in training.optimiser.param_groups:
+        group["lr"] = rate
+
+    camera_rgb = training.network(batch.packed)
+    output = render_srgb(camera_rgb, batch.camera_wb, batch.color_matrix, for_loss=True)
+    if training.step < options.l1_steps:
+        name, loss, parts = "L1", aligned_l1(output, batch.target, batch.valid), {}
+    else:
+        if not torch.isfinite(output).all():
+            raise _diverged(training)
+        name, (loss, parts) = "CoBi", training.cobi(output, batch.target)
+    if not torch.isfinite(loss):
+        raise _diverged(training)
+
+    training.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(training.network.parameters(), CLIP_NORM)
+    training.optimiser.step()
+    training.step += 1
+    return StepRecord(
+        step=training.step,
+        loss_name=name,
+        loss=loss.item(),
+        parts={part: value.item() for part, value in parts.items()},
+        gradient_norm=norm.item(),
+        learning_rate=rate,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _previous(out: Path, zoom: int, resume: bool, overwrite: bool) -> Checkpoint | None:
+    """The checkpoint to go on from; None for a new run."""
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other.", wrong_use=True)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file.", "Give --out a folder.", wrong_use=True)
+    if resume:
+        if not (out / CHECKPOINT_FILE).exists():
+            raise UserError(
+                f"{out} holds no run to resume.", "Leave --resume out to start one.", wrong_use=True
+            )
+        return load_checkpoint(out / CHECKPOINT_FILE, zoom=zoom)
+    if not overwrite and any((out / name).exists() for name in (CHECKPOINT_FILE, LOG_FILE)):
+        raise UserError(
+            f"{out} holds a run already.",
+            "Go on with it by --resume, replace it by --overwrite, or give another --out.",
+            wrong_use=True,
+        )
+    return None
+
+
+def _notes(options: TrainingOptions, features: nn.Module | None) -> tuple[str, ...]:
+    if features is None:
+        return ("No VGG-19 weights were given (--vgg-weights): the loss is CoBi_RGB alone.",)
+    return (f"CoBi_VGG compares {', '.join(features.taps.values())}.",)
+
+
+def _go_on_from(training: Training, before: Checkpoint) -> None:
+    """Bring a new run to the state of a checkpoint, if it is of the same run."""
+    theirs, ours = before.options, asdict(training.options)
+    changed = [name for name in ours if name != "steps" and theirs.get(name) != ours[name]]
+    if changed:
+        told = ", ".join(f"{name} was {theirs.get(name)} and is {ours[name]}" for name in changed)
+        raise UserError(
+            f"The run in {training.out} began with other options: {told}.",
+            "Resume it with the options that it began with.",
+            wrong_use=True,
+        )
+    if before.trained_on != _identity(training.data):
+        raise UserError(
+            f"The run in {training.out} began with other pairs than {training.data.path} holds now.",
+            "Give the same file, or start a new run with another --out.",
+            wrong_use=True,
+        )
+    if before.step >= training.options.steps:
+        raise UserError(
+            f"The run in {training.out} has done its {before.step} steps.",
+            "Give more --steps to go on.",
+            wrong_use=True,
+        )
+    training.network.load_state_dict(before.weights)
+    training.optimiser.load_state_dict(before.optimiser)
+    training.step = before.step
+
+
+def _identity(crops: Crops) -> dict[str, Any]:
+    made_of = [[pair.name, pair.input_hash] for pair in crops.pairs]
+    digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    return {"file": crops.path.name, "pairs": len(crops.pairs), "sha256": digest}
+
+
+def _save(training: Training) -> None:
+    checkpoint = Checkpoint(
+        label=training.label,
+        network={"zoom": training.options.zoom, **PRESETS[training.options.preset].network},
+        weights=training.network.state_dict(),
+        step=training.step,
+        options=asdict(training.options),
+        trained_on=_identity(training.data),
+        optimiser=training.optimiser.state_dict(),
+    )
+    save_checkpoint(training.out / CHECKPOINT_FILE, checkpoint)
+
+
+def _begin_folder(training: Training) -> None:
+    """Make the run's folder; what an older run, or the lost end of this one, left there goes."""
+    out = training.out
+    try:
+        (out / SAMPLES_FOLDER).mkdir(parents=True, exist_ok=True)
+        kept = _log_until(out / LOG_FILE, training.step)
+        with replacing(out / LOG_FILE) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        if not training.step:
+            (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+        for picture in (out / SAMPLES_FOLDER).glob("[0-9]*.png"):
+            if int(picture.stem) > training.step:
+                picture.unlink()
+    except OSError as error:
+        raise UserError(f"Cannot write into {out}: {error.strerror}.", "Give another --out.") from error
+
+
+def _log_until(path: Path, step: int) -> list[str]:
+    """The lines of a log up to a step; a line that a power cut left unfinished is not one of them."""
+    if not step or not path.exists():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        kept.append(line)
+    return kept
+
+
+def _write_sample(training: Training) -> None:
+    """Strips of the first pairs of val, or of train where val is empty."""
+    import cv2
+
+    training.network.eval()
+    strips = []
+    with shards.open(training.data.path) as reader:
+        zoom = training.options.zoom
+        pairs = reader.select(zoom=zoom, split="val") or reader.select(zoom=zoom, split="train")
+        for pair in pairs[:SAMPLES]:
+            data = reader.read(pair, middle_crop(pair, SAMPLE_SIDE_PX))
+            pictures = (
+                bicubic_picture(pair, data),
+                output_picture(training.network, pair, data),
+                target_picture(pair, data),
+            )
+            strips.append(side_by_side(list(pictures)))
+    training.network.train()
+    width = max(strip.shape[1] for strip in strips)
+    padded = [
+        cv2.copyMakeBorder(s, 0, 8, 0, width - s.shape[1], cv2.BORDER_CONSTANT, value=(255,) * 3)
+        for s in strips
+    ]
+    with replacing(training.out / SAMPLES_FOLDER / f"{training.step:06d}.png") as temporary:
+        cv2.imwrite(str(temporary), cv2.vconcat(padded)[:, :, ::-1])
+
+
+def _diverged(training: Training) -> UserError:
+    return UserError(
+        f"The loss is not finite any more at step {training.step + 1}; the last checkpoint is kept.",
+        "Start again with a lower --learning-rate.",
+    )

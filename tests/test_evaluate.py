@@ -1,0 +1,114 @@
+"""Tables: bicubic is always there and is what it says, and every file says the same."""
+
+from __future__ import annotations
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from synthetic import write_set, write_untrained
+
+from srraw_model.evaluate import evaluate_models, mean_scores, prepare_evaluation, write_tables
+from srraw_model.pictures import bicubic_picture, target_picture
+from srraw_tools import shards
+from srraw_tools.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("set") / "srraw.h5", train=1, test=2, size=(48, 64))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_untrained(tmp_path_factory.mktemp("run") / "model.pt")
+
+
+def test_every_pair_has_bicubic_and_every_model(data, checkpoint, tmp_path):
+    other = write_untrained(tmp_path / "other.pt", seed=1)
+    evaluation = prepare_evaluation(data, checkpoints=[checkpoint, other])
+    scores = list(evaluate_models(evaluation))
+    models = ["bicubic", "untrained", f"untrained, {other}"]
+    assert [s.model for s in scores] == models * 2
+    assert len({s.pair for s in scores}) == 2
+    assert len({s.psnr_db for s in scores}) == 6
+    assert [m.model for m in mean_scores(scores)] == models
+
+
+def test_bicubic_needs_no_checkpoint_and_its_numbers_are_scikit_images(data):
+    with shards.open(data) as reader:
+        (pair, *_) = reader.select(zoom=4, split="test")
+        loaded = reader.read(pair)
+    made, target = bicubic_picture(pair, loaded), target_picture(pair, loaded)
+    rows, columns = np.nonzero(loaded.valid)  # a rectangle here
+    inside = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+    (score, *_) = evaluate_models(prepare_evaluation(data, zoom=4))
+    assert score.psnr_db == pytest.approx(peak_signal_noise_ratio(target[inside], made[inside]), abs=1e-5)
+    _, full = structural_similarity(
+        target[inside] / 255,
+        made[inside] / 255,
+        data_range=1,
+        channel_axis=2,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    assert score.ssim == pytest.approx(full[5:-5, 5:-5].mean(), abs=1e-6)
+
+
+def test_bicubic_keeps_areas(data):
+    """Averaged back over N x N, it is where it was: nowhere shifted by a half pixel."""
+    with shards.open(data) as reader:
+        (pair, *_) = reader.select(zoom=4, split="test")
+        loaded = reader.read(pair)
+    low = loaded.rgb.astype(np.float32)
+    up = bicubic_picture(pair, loaded).astype(np.float32)
+    back = cv2.resize(up, low.shape[1::-1], interpolation=cv2.INTER_AREA)
+    shift, _ = cv2.phaseCorrelate(low[..., 1], back[..., 1])
+    assert np.hypot(*shift) < 0.02
+
+
+def test_the_tables_on_disk_say_the_same_and_state_the_protocol(data, checkpoint, tmp_path):
+    evaluation = prepare_evaluation(data, checkpoints=[checkpoint])
+    scores = list(evaluate_models(evaluation))
+    table, csv_file = write_tables(evaluation, scores, tmp_path / "eval")
+    text = table.read_text()
+    for said in ("as-is", "data range 1", "8-bit sRGB", "LPIPS was not computed", "split 'test', 2 pairs"):
+        assert said in text
+    with open(csv_file, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["pair"] for row in rows[-2:]] == ["mean", "mean"]
+    for score, row in zip([*scores, *mean_scores(scores)], rows, strict=True):
+        assert (row["pair"], row["model"]) == (score.pair, score.model)
+        assert float(row["psnr_db"]) == score.psnr_db
+        assert f"{score.psnr_db:.2f} | {score.ssim:.4f} | - |" in text
+
+
+def test_lpips_is_computed_where_weights_are_at_hand(data, shared_data):
+    weights = shared_data / "weights"
+    evaluation = prepare_evaluation(
+        data,
+        zoom=4,
+        lpips_backbone=weights / "squeezenet1_1_fp16_torchvision_layout.pth",
+        lpips_linear=weights / "lpips_v0.1_squeeze.pth",
+    )
+    assert "LPIPS v0.1 (squeeze)" in evaluation.protocol
+    assert all(0 < score.lpips < 1.5 for score in evaluate_models(evaluation))
+
+
+def test_what_cannot_be_evaluated_is_said(data, checkpoint, tmp_path):
+    empty = write_set(tmp_path / "empty.h5", train=1, val=0, test=0, size=(32, 32))
+    eight = write_untrained(tmp_path / "eight.pt", zoom=8)
+    for arguments, says in (
+        ({}, "which zoom"),
+        ({"checkpoints": [eight]}, "no 8X pairs"),
+        ({"checkpoints": [checkpoint, eight]}, "trained for 8X, not for 4X"),
+        ({"checkpoints": [checkpoint], "zoom": 2}, "trained for 4X, not for 2X"),
+        ({"checkpoints": [checkpoint], "data": empty}, "--split-file"),
+        ({"checkpoints": [checkpoint], "lpips_linear": tmp_path}, "two files"),
+    ):
+        with pytest.raises(UserError, match=says):
+            prepare_evaluation(**{"data": data, **arguments})

@@ -1,0 +1,142 @@
+"""The three commands: help without torch, defaults as in Python, sentences for mistakes, signals save."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import signal
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+from synthetic import write_set, write_untrained
+
+from srraw_model import cli
+from srraw_model.checkpoint import load_checkpoint
+from srraw_model.evaluate import prepare_evaluation
+from srraw_model.train import prepare_training
+from srraw_model.zoom import prepare_zoom
+
+QUICK = ["--preset", "demo", "--crop", "16", "--batch", "1", "--l1-steps", "2"]
+COMMANDS = [
+    (cli.train, prepare_training, ["a.h5"]),
+    (cli.evaluate, prepare_evaluation, ["a.h5"]),
+    (cli.zoom, prepare_zoom, ["a.dng", "--checkpoint", "model.pt", "-o", "a.png"]),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("set") / "srraw.h5", train=2, size=(48, 64))
+
+
+def call(command, *arguments):
+    return CliRunner().invoke(command, [str(a) for a in arguments])
+
+
+@pytest.mark.parametrize(("command", "function", "arguments"), COMMANDS)
+def test_command_and_function_have_the_same_options_and_defaults(command, function, arguments):
+    given = command.make_context(command.name, arguments).params
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.default is not inspect.Parameter.empty:
+            assert given[name] == parameter.default, name
+        else:
+            assert name in given
+
+
+@pytest.mark.parametrize("command", [command for command, *_ in COMMANDS])
+def test_every_option_has_help_and_every_command_an_example(command):
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, option.name
+    assert f"Example: {command.name} " in command.help
+
+
+def test_help_loads_neither_torch_nor_opencv():
+    code = (
+        "import sys, srraw_model.cli; "
+        "sys.exit(str([m for m in ('torch', 'cv2', 'h5py', 'rawpy', 'rich') if m in sys.modules] or ''))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stderr.strip() in ("", "[]")
+
+
+def test_train_evaluate_in_order(data, tmp_path):
+    run = tmp_path / "run"
+    result = call(cli.train, data, *QUICK, "--steps", 3, "--out", run)
+    assert result.exit_code == 0, result.output
+    for said in ("CoBi_RGB alone", "2 pairs", "step 3 of 3", "demo (L1, then CoBi_RGB), 3 steps"):
+        assert said in result.output
+    result = call(cli.evaluate, data, "--checkpoint", run / "model.pt", "--out", tmp_path / "eval")
+    assert result.exit_code == 0, result.output
+    for said in ("bicubic", "demo (L1, then CoBi_RGB)", "PSNR", "as-is", "metrics.csv"):
+        assert said in result.output
+    assert max(len(line) for line in result.stdout.splitlines() if str(tmp_path) not in line) <= 80
+    result = call(cli.evaluate, data, "--checkpoint", run / "model.pt", "--out", tmp_path / "eval", "--json")
+    assert {score["model"] for score in json.loads(result.stdout)["mean"]} == {
+        "bicubic",
+        "demo (L1, then CoBi_RGB)",
+    }
+
+
+def test_a_dry_run_says_what_and_writes_nothing(data, tmp_path):
+    result = call(cli.train, data, "--crop", 32, "--dry-run", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "4,860,355 parameters" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_photograph_is_zoomed_and_not_replaced_unasked(shared_data, tmp_path):
+    model, out = write_untrained(tmp_path / "model.pt"), tmp_path / "out.png"
+    photo = shared_data / "raw/gopro_Fusion_GPBK7066.dng"
+    arguments = (photo, "--checkpoint", model, "--crop", "100,100,48,32", "-o", out)
+    result = call(cli.zoom, *arguments)
+    assert result.exit_code == 0, result.output
+    assert "192 x 128, 4X by untrained" in result.output
+    result = call(cli.zoom, *arguments)
+    assert (result.exit_code, "--overwrite" in result.output) == (2, True)
+    assert call(cli.zoom, *arguments, "--overwrite").exit_code == 0
+
+
+def test_mistakes_are_sentences_with_the_right_status(data, tmp_path):
+    text = tmp_path / "text.pt"
+    text.write_text("no checkpoint")
+    for command, arguments, says, status in (
+        (cli.train, [tmp_path / "none.h5"], "does not exist", 2),
+        (cli.train, [data, "--zoom", 8], "holds no 8X pairs", 2),
+        (cli.train, [data, "--zoom", 3], "Invalid value", 2),
+        (cli.train, [text], "not an HDF5 file", 1),
+        (cli.train, [data, "--resume", "--out", tmp_path / "run"], "no run to resume", 2),
+        (cli.evaluate, [data, "--checkpoint", text], "not a checkpoint", 1),
+        (cli.evaluate, [data], "which zoom", 2),
+        (cli.zoom, [text, "--checkpoint", text, "-o", tmp_path / "a.png"], "not a checkpoint", 1),
+        (cli.zoom, [text, "--checkpoint", text, "-o", "a.png", "--crop", "1,2"], "four whole numbers", 2),
+    ):
+        result = call(command, *arguments)
+        assert result.exit_code == status, result.output
+        assert says in result.output
+        assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_run_goes_on_from_there(data, tmp_path, number, status):
+    run = tmp_path / "run"
+    code = "from srraw_model.cli import train; train()"
+    arguments = [str(data), *QUICK, "--steps", "100000", "--save-every", "1", "--out", str(run)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    while not (run / "model.pt").exists():
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    assert "go on with --resume" in errors
+    assert "Traceback" not in errors
+    step = load_checkpoint(run / "model.pt").step
+    assert f"Saved step {step} " in errors
+    more = call(cli.train, data, *QUICK, "--steps", step + 2, "--out", run, "--resume")
+    assert more.exit_code == 0, more.output
+    assert load_checkpoint(run / "model.pt").step == step + 2

@@ -1,0 +1,176 @@
+"""Training: it learns, goes on exactly where it stopped, and never loses or replaces a run unasked."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import pytest
+import torch
+from synthetic import write_set
+
+from srraw_model.checkpoint import load_checkpoint
+from srraw_model.evaluate import evaluate_models, mean_scores, prepare_evaluation
+from srraw_model.train import learning_rate_at, prepare_training, train
+from srraw_tools.errors import UserError
+
+QUICK = {"preset": "demo", "crop": 16, "batch": 2, "steps": 6, "l1_steps": 3, "save_every": 100}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("set") / "srraw.h5", size=(72, 96))
+
+
+def run(data, out, *, until=None, **options):
+    """Train, and stop after the step `until` as a person would."""
+    steps = train(prepare_training(data, out=out, **{**QUICK, **options}))
+    records = []
+    for record in steps:
+        records.append(record)
+        if record.step == until:
+            break
+    steps.close()
+    return records
+
+
+def same_weights(a, b):
+    a, b = (load_checkpoint(path / "model.pt").weights for path in (a, b))
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_leaves_a_checkpoint_a_log_and_samples(data, tmp_path):
+    records = run(data, tmp_path / "run", save_every=4)
+    assert [r.loss_name for r in records] == ["L1"] * 3 + ["CoBi"] * 3
+    assert set(records[-1].parts) == {"cobi_rgb"}
+    checkpoint = load_checkpoint(tmp_path / "run/model.pt")
+    assert (checkpoint.step, checkpoint.label) == (6, "demo (L1, then CoBi_RGB)")
+    assert checkpoint.trained_on["file"] == "srraw.h5"
+    assert checkpoint.trained_on["pairs"] == 4
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 6
+    assert lines[-1]["loss"] == records[-1].loss
+    pictures = sorted((tmp_path / "run/samples").iterdir())
+    assert [p.name for p in pictures] == ["000004.png", "000006.png"]
+    assert cv2.imread(str(pictures[0])).shape == (256 + 8, 3 * 256 + 2 * 8, 3)
+
+
+@pytest.mark.parametrize("until", [2, 4])
+def test_an_interrupted_run_ends_in_the_same_weights_bit_for_bit(data, tmp_path, until):
+    run(data, tmp_path / "whole")
+    run(data, tmp_path / "parts", until=until)
+    assert load_checkpoint(tmp_path / "parts/model.pt").step == until
+    rest = run(data, tmp_path / "parts", resume=True)
+    assert [r.step for r in rest] == list(range(until + 1, 7))
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_seed_decides_the_weights_and_touches_no_random_state(data, tmp_path):
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    run(data, tmp_path / "a", seed=5, steps=2)
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.manual_seed(2)
+    run(data, tmp_path / "b", seed=5, steps=2)
+    run(data, tmp_path / "c", seed=6, steps=2)
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    assert not same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_what_a_killed_run_logged_after_its_checkpoint_is_logged_once(data, tmp_path):
+    run(data, tmp_path / "run", until=4)
+    log = tmp_path / "run/log.jsonl"
+    log.write_text(json.dumps({"step": 4}) + "\n" + json.dumps({"step": 5}) + "\n" + '{"step": 5')
+    run(data, tmp_path / "run", resume=True)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [4, 6]
+
+
+def test_more_steps_may_be_asked_for_when_resuming(data, tmp_path):
+    run(data, tmp_path / "run", steps=4)
+    with pytest.raises(UserError, match="has done its 4 steps"):
+        prepare_training(data, out=tmp_path / "run", **{**QUICK, "steps": 4}, resume=True)
+    assert run(data, tmp_path / "run", steps=6, resume=True)[-1].step == 6
+
+
+def test_a_run_is_neither_replaced_nor_mixed_unasked(data, tmp_path):
+    out = tmp_path / "run"
+    run(data, out, steps=2)
+    before = (out / "model.pt").read_bytes()
+    other = write_set(tmp_path / "other.h5", train=2, size=(72, 96))
+    for options, says in (
+        ({}, "holds a run already"),
+        ({"resume": True, "overwrite": True}, "exclude"),
+        ({"resume": True, "zoom": 8}, "trained for 4X, not for 8X"),
+        ({"resume": True, "seed": 9}, "seed was 0 and is 9"),
+        ({"resume": True, "data": other}, "other pairs"),
+    ):
+        with pytest.raises(UserError, match=says) as caught:
+            prepare_training(**{"data": data, "out": out, **QUICK, **options})
+        assert caught.value.exit_code == 2
+        assert (out / "model.pt").read_bytes() == before
+    assert len(run(data, out, overwrite=True)) == 6
+
+
+def test_bad_options_are_said_in_a_sentence(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    for options, says in (
+        ({"preset": "huge"}, "There are paper, demo"),
+        ({"zoom": 8}, "holds no 8X pairs"),
+        ({"crop": 17}, "not even"),
+        ({"learning_rate": 5.0}, "learning rate"),
+        ({"device": "abacus"}, "no device 'abacus'"),
+        ({"resume": True}, "no run to resume"),
+        ({"out": tmp_path / "file"}, "is a file"),
+        ({"vgg_weights": tmp_path / "none.pth"}, "does not exist"),
+    ):
+        with pytest.raises(UserError, match=says):
+            prepare_training(**{"data": data, "out": tmp_path / "run", **QUICK, **options})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(data, tmp_path):
+    training = prepare_training(data, out=tmp_path / "run", **{**QUICK, "save_every": 2})
+    steps = train(training)
+    assert [next(steps).step, next(steps).step] == [1, 2]
+    with torch.no_grad():
+        training.network.to_samples.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="lower --learning-rate"):
+        next(steps)
+    checkpoint = load_checkpoint(tmp_path / "run/model.pt")
+    assert checkpoint.step == 2
+    assert all(values.isfinite().all() for values in checkpoint.weights.values())
+
+
+def test_without_vgg_weights_it_says_that_it_trains_on_rgb_alone(data, tmp_path):
+    (note,) = prepare_training(data, out=tmp_path / "run", **QUICK).notes
+    assert "CoBi_RGB alone" in note
+    assert "--vgg-weights" in note
+
+
+def test_vgg_features_take_part(data, tmp_path, shared_data):
+    weights = shared_data / "weights/vgg_normalised_conv3_1.pth"
+    (record,) = run(data, tmp_path / "run", steps=1, l1_steps=0, vgg_weights=weights)
+    assert {"cobi_rgb", "cobi_vgg", "cobi_conv1_2"} < set(record.parts)
+    assert load_checkpoint(tmp_path / "run/model.pt").label == "demo (CoBi_RGB + CoBi_VGG)"
+
+
+def test_the_papers_network_trains_with_the_papers_loss(data, tmp_path):
+    records = run(data, tmp_path / "run", preset="paper", batch=1, steps=2, l1_steps=None)
+    assert [r.loss_name for r in records] == ["CoBi", "CoBi"]
+    checkpoint = load_checkpoint(tmp_path / "run/model.pt")
+    assert checkpoint.label == "paper (CoBi_RGB)"
+    assert sum(v.numel() for v in checkpoint.weights.values()) == 4_860_355
+
+
+def test_the_learning_rate_falls_to_zero_at_the_end_of_the_demo(data, tmp_path):
+    options = prepare_training(data, out=tmp_path / "run", **{**QUICK, "steps": 100}).options
+    rates = [learning_rate_at(step, options) for step in (0, 50, 75, 99)]
+    assert rates == pytest.approx([1e-3, 1e-3, 5e-4, 2e-5])
+
+
+def test_a_minute_of_training_beats_bicubic_on_scenes_not_seen(data, tmp_path):
+    run(data, tmp_path / "run", crop=32, batch=4, steps=250, l1_steps=200, save_every=1000)
+    evaluation = prepare_evaluation(data, checkpoints=[tmp_path / "run/model.pt"])
+    bicubic, trained = mean_scores(list(evaluate_models(evaluation)))
+    assert trained.psnr_db > bicubic.psnr_db + 0.3
+    assert trained.ssim > bicubic.ssim + 0.01
