@@ -43,7 +43,7 @@ def main() -> None:
                 true = truth[pair.low, pair.high]["low_to_high"]
                 errors[pair.zoom].append(geometry.corner_error_px(pair.low_to_high, true, pair.crop))
     print(
-        f"{arguments.sequences} sequences, seeds from {arguments.seed}, {statistics.median(seconds):.2f} s each"
+        f"{arguments.sequences} sequences from seed {arguments.seed}, {statistics.median(seconds):.2f} s each"
     )
     print("zoom  pairs  median px  within 0.25  within 0.5  within 1  worst px  rejected")
     for zoom, found in errors.items():
