@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -14,10 +15,9 @@ from typing import Any, Protocol
 
 from srraw_tools.errors import UserError
 
-VALUE_TOLERANCE = 0.04  # cameras round: 1/60 s is called 0.0166s; f/20 and f/22 differ by 10 %
 BUSY_RETRIES = 5
 BUSY_WAIT_S = 0.5
-SILENCE_LIMIT_S = 30.0  # after which a shot that the camera never announced has failed
+CHATTER_S = 1.0  # bodies report their properties without end: how long to look for a file among that
 
 # libgphoto2's result codes, and what helps (libgphoto2 and its users' experience).
 REMEDIES = {
@@ -34,11 +34,11 @@ REMEDIES = {
     ),
     -60: ("The USB device cannot be locked.", "Close other programs that use the camera."),
     -105: ("No camera was found.", "Plug it in by USB, switch it on, and set its USB mode to PC Remote."),
-    -110: ("The camera is busy.", "Wait until its card light is off and try again."),
+    -110: ("The camera is busy.", "Wait until its card light is off; then --resume."),
     -112: ("The camera reports an error.", "Switch it off and on; then --resume."),
     -114: ("The camera is out of space.", "Empty the card."),
 }
-BUSY = -110
+BUSY, UNSPECIFIED = -110, -1
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,11 @@ class Camera(Protocol):
     def shoot(self, settle_s: float) -> list[CardFile]:
         """Release the shutter and wait until the camera is silent for `settle_s`; the files that it made."""
 
-    def download(self, file: CardFile, path: Path) -> None:
-        """Copy a file from the camera to `path`."""
+    def new_files(self, silence_s: float) -> list[CardFile]:
+        """The files that the camera announces, until it has been silent for `silence_s`."""
+
+    def download(self, file: CardFile, path: Path) -> str:
+        """Copy a file from the camera to `path`; the SHA-256 of the bytes that the camera sent."""
 
     def delete(self, file: CardFile) -> None:
         """Delete a file on the camera."""
@@ -88,18 +91,18 @@ def number_of(value: str) -> float | None:
         return None
 
 
-def same_value(a: float, b: float) -> bool:
-    """Whether two settings are the same but for the camera's rounding."""
-    return abs(a - b) <= VALUE_TOLERANCE * max(abs(a), abs(b))
+def same_value(a: float, b: float, tolerance: float) -> bool:
+    """Whether two settings are the same but for the camera's rounding, a fraction of them."""
+    return abs(a - b) <= tolerance * max(abs(a), abs(b))
 
 
-def choice_for(choices: tuple[str, ...], wanted: float) -> str | None:
+def choice_for(choices: tuple[str, ...], wanted: float, tolerance: float) -> str | None:
     """The camera's word for a number: the nearest of its choices, if that is the same but for rounding."""
     numbers = {choice: number for choice in choices if (number := number_of(choice)) is not None}
     if not numbers:
         return None
     nearest = min(numbers, key=lambda choice: abs(numbers[choice] - wanted))
-    return nearest if same_value(numbers[nearest], wanted) else None
+    return nearest if same_value(numbers[nearest], wanted, tolerance) else None
 
 
 def connect(gp: ModuleType | Any | None = None) -> GphotoCamera:
@@ -140,7 +143,8 @@ class GphotoCamera:
 
     def value(self, name: str) -> str | None:
         widget = self._widget(name)
-        return None if widget is None else str(widget.get_value())
+        with self._explained(f"read {name}"):
+            return None if widget is None else str(widget.get_value())
 
     def choices(self, name: str) -> tuple[str, ...]:
         widget = self._widget(name)
@@ -162,7 +166,7 @@ class GphotoCamera:
 
     def shoot(self, settle_s: float) -> list[CardFile]:
         gp = self._gp
-        self._drain(0)  # what an earlier shot left behind would be taken for this one's
+        self.new_files(0)  # what an earlier shot left behind would be taken for this one's
         for attempt in range(BUSY_RETRIES):
             try:
                 path = self._camera.capture(gp.GP_CAPTURE_IMAGE)
@@ -170,39 +174,43 @@ class GphotoCamera:
             except gp.GPhoto2Error as error:
                 if error.code != BUSY or attempt == BUSY_RETRIES - 1:
                     raise _explain(error, "shoot") from error
-                self._drain(BUSY_WAIT_S)
+                for pending in self.new_files(BUSY_WAIT_S):
+                    self._fetch(pending)  # some bodies stay busy until it is out of their memory
         found = [CardFile(path.folder, path.name)]
-        found += [file for file in self._drain(settle_s) if file not in found]
+        found += [file for file in self.new_files(settle_s) if file not in found]
         return found
 
-    def download(self, file: CardFile, path: Path) -> None:
+    def download(self, file: CardFile, path: Path) -> str:
+        camera_file = self._fetch(file)  # its bytes live as long as it does
         with self._explained(f"download {file.name}"):
-            # The CameraFile must live until its bytes are saved.
-            data = self._camera.file_get(file.folder, file.name, self._gp.GP_FILE_TYPE_NORMAL)
-            data.save(str(path))
+            data = memoryview(camera_file.get_data_and_size())
+        path.write_bytes(data)
+        return hashlib.sha256(data).hexdigest()
 
     def delete(self, file: CardFile) -> None:
         with self._explained(f"delete {file.name}"):
             self._camera.file_delete(file.folder, file.name)
 
-    def _drain(self, silence_s: float) -> list[CardFile]:
-        """Take events until none came for `silence_s` seconds; the files that they announced."""
+    def new_files(self, silence_s: float) -> list[CardFile]:
         gp, files = self._gp, []
-        quiet_since = started = time.monotonic()
+        heard = time.monotonic()
         with self._explained("listen to the camera"):
             while True:
                 kind, data = self._camera.wait_for_event(20)
                 now = time.monotonic()
                 if kind == gp.GP_EVENT_FILE_ADDED:
                     files.append(CardFile(data.folder, data.name))
-                if kind != gp.GP_EVENT_TIMEOUT:
-                    quiet_since = now
-                elif now - quiet_since >= silence_s:
+                silent = kind == gp.GP_EVENT_TIMEOUT
+                if kind in (gp.GP_EVENT_FILE_ADDED, gp.GP_EVENT_CAPTURE_COMPLETE):
+                    heard = now
+                elif now - heard >= silence_s + (0 if silent else CHATTER_S):
                     return files
-                else:
+                elif silent:
                     time.sleep(0.005)  # the virtual camera answers at once
-                if now - started > SILENCE_LIMIT_S:
-                    return files
+
+    def _fetch(self, file: CardFile) -> Any:
+        with self._explained(f"download {file.name}"):
+            return self._camera.file_get(file.folder, file.name, self._gp.GP_FILE_TYPE_NORMAL)
 
     def _widget(self, name: str) -> Any | None:
         """A setting's widget; None where the camera does not have it."""
@@ -224,6 +232,11 @@ class GphotoCamera:
 
 def _explain(error: Any, what: str) -> UserError:
     """libgphoto2's error as a sentence with what helps."""
+    if (what, error.code) == ("shoot", UNSPECIFIED):
+        return UserError(
+            "The camera did not shoot.",
+            "Set it to manual focus and PC Remote, and look whether its card is full; then --resume.",
+        )
     message, hint = REMEDIES.get(
         error.code,
         (

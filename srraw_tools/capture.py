@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from srraw_tools.camera import Camera, CardFile, choice_for, number_of, same_value
 from srraw_tools.checks import Expected, Finding, check_shot
 from srraw_tools.errors import UserError
-from srraw_tools.exif import RAW_FORMATS, file_format
+from srraw_tools.exif import RAW_FORMATS, file_format, read_exif
 from srraw_tools.files import sha256_of, sync_folder
 from srraw_tools.raw import read_raw
 from srraw_tools.rig import Rig
@@ -25,21 +28,31 @@ from srraw_tools.sequence import (
     write_sequence,
 )
 
-TEMPORARY = ".capture-"  # prefix of a download that is not whole yet
+STAGING = ".capture-"  # prefix of the folder of downloads that are not verified yet
+READ_BACK_S = 2.0  # bodies take a while to report a setting that they were given
+LATE_S = 5.0  # silence after which a raw file that was not announced with its shot will not come any more
 
 
 @dataclass(frozen=True)
 class CaptureEvent:
-    """What happened: `kind` is "present" (shot before), "set", "shot" or "finished".
+    """What happened.
 
-    done, planned: focal lengths that are shot, and all. findings: what is wrong with a shot.
+    Attributes:
+        kind: "present" (shot before), "set", "shot" or "finished".
+        done, planned: how many focal lengths are shot, and how many were asked for.
+        focal_mm: the focal length that it is about; None at the end.
+        shot: None where the camera gave no raw file that can be read; `findings` then say why.
+        kept: whether it counts: nothing was found wrong, or a person decided to keep it.
+        message: the settings as the camera reports them.
     """
 
     kind: str
     done: int
     planned: int
+    focal_mm: float | None = None
     shot: Shot | None = None
     findings: tuple[Finding, ...] = ()
+    kept: bool = False
     message: str = ""
 
 
@@ -85,7 +98,7 @@ def capture_sequence(
     focal_mm: tuple[float, ...],
     expected: Expected,
     turn_ring: Callable[[float], None],
-    shoot_again: Callable[[Shot, tuple[Finding, ...]], bool],
+    shoot_again: Callable[[tuple[Finding, ...]], bool],
     keep_anyway: bool = False,
     resume: bool = False,
     delete_on_card: bool = False,
@@ -93,40 +106,47 @@ def capture_sequence(
     """Shoot a zoom sequence into `folder`.
 
     sequence.json is written after every shot, so that whatever ends the program costs the current shot at
-    most. The sequence is complete when every focal length has a shot without findings, or one that a person
-    chose to keep.
+    most. It lists the shots that are good, or that a person chose to keep, and is complete when every focal
+    length has one. What was found wrong is kept in it as `findings`; the file of a shot that is not listed
+    stays until it is shot again.
 
     Args:
         turn_ring: called with the focal length before each shot; returns when the lens is there.
-        shoot_again: called with a shot that has findings; whether to shoot it again.
+        shoot_again: called with what is wrong with a shot; whether to shoot it again.
         keep_anyway: a shot with findings that is not shot again counts as done: a person has decided.
         resume: go on with a sequence that was begun; shots that are whole are kept.
-        delete_on_card: delete what was downloaded and verified from the camera.
+        delete_on_card: delete from the camera what was downloaded and verified.
 
     Raises:
         UserError: the folder holds a sequence already, the plan is not the one that was begun, or the
             camera fails; what was shot until then is kept.
     """
     plan = plan_shots(focal_mm, rig)
-    shots = _begin(folder, plan, rig, resume)
+    apply_settings(camera, rig, expected)  # what the camera cannot do is refused before a folder is made
+    shots, noted = _begin(folder, plan, rig, resume)
     for focal, stem in plan.items():
+        left_behind = None if focal in shots else _left_behind(folder, stem, focal)
+        if left_behind and not check_shot(left_behind, expected, shots.values(), rig):
+            shots[focal] = left_behind
+            _write(folder, plan, shots, noted, rig)
         if focal in shots:
-            yield CaptureEvent("present", len(shots), len(plan), shots[focal])
+            yield CaptureEvent("present", len(shots), len(plan), focal, shots[focal])
             continue
-        turn_ring(focal)
-        message = apply_settings(camera, rig, expected)
-        yield CaptureEvent("set", len(shots), len(plan), message=message)
-        while True:
-            shot = _shoot(camera, folder, stem, focal, rig, delete_on_card)
-            findings = tuple(check_shot(shot, expected, shots.values(), rig))
-            again = bool(findings) and shoot_again(shot, findings)
-            if not findings or (keep_anyway and not again):
-                shots[focal] = shot
-                _write(folder, plan, shots, rig)
-            yield CaptureEvent("shot", len(shots), len(plan), shot, findings)
-            if not again:
-                break
+        again = True
+        while again:
             turn_ring(focal)
+            message = apply_settings(camera, rig, expected)
+            yield CaptureEvent("set", len(shots), len(plan), focal, message=message)
+            shot, findings = _shoot(camera, folder, stem, focal, rig, delete_on_card)
+            if shot:
+                findings += tuple(check_shot(shot, expected, shots.values(), rig))
+            again = bool(findings) and shoot_again(findings)
+            kept = shot is not None and (not findings or (keep_anyway and not again))
+            if kept:
+                shots[focal] = shot
+            noted[focal] = [finding.what for finding in findings]
+            _write(folder, plan, shots, noted, rig)
+            yield CaptureEvent("shot", len(shots), len(plan), focal, shot, findings, kept)
     yield CaptureEvent("finished", len(shots), len(plan))
 
 
@@ -151,37 +171,42 @@ def apply_settings(camera: Camera, rig: Rig, expected: Expected) -> str:
         if value is None or name is None:
             continue
         choices = camera.choices(name)
-        choice = value if isinstance(value, str) else choice_for(choices, value)
+        choice = value if isinstance(value, str) else choice_for(choices, value, rig.setting_tolerance)
         if choice is None:
             raise UserError(
                 f"The camera's {name} cannot be {value:g}.",
                 f"It offers {', '.join(choices)}." if choices else "Set the camera to manual exposure (M).",
             )
         camera.set_value(name, choice)
-        taken = camera.value(name) or ""
-        same = taken == choice
-        if not same and isinstance(value, (int, float)):
-            number = number_of(taken)
-            same = number is not None and same_value(number, value)
-        if not same:
-            raise UserError(
-                f"The camera did not take {name} = {choice}; it stays at {taken}.",
-                "Set its mode dial to manual exposure (M).",
-            )
-        done.append(taken)
+        done.append(_read_back(camera, name, choice, rig))
     return ", ".join(done)
 
 
-def _begin(folder: Path, plan: dict[float, str], rig: Rig, resume: bool) -> dict[float, Shot]:
-    """Make the folder, or take up what is in it; the whole shots by planned focal length."""
-    if not (folder / SEQUENCE_FILE).exists():
-        if folder.exists() and any(folder.iterdir()):
+def _read_back(camera: Camera, name: str, choice: str, rig: Rig) -> str:
+    """The camera's word for a setting once it has taken it; words for the same number are the same."""
+    deadline = time.monotonic() + READ_BACK_S
+    wanted = number_of(choice)
+    while True:
+        taken = camera.value(name) or ""
+        number = number_of(taken)
+        if taken == choice or (wanted and number and same_value(number, wanted, rig.setting_tolerance)):
+            return taken
+        if time.monotonic() > deadline:
             raise UserError(
-                f"{folder} is not empty, and holds no sequence that could be resumed.", wrong_use=True
+                f"The camera did not take {name} = {choice}; it stays at {taken}.",
+                "Set its mode dial to manual exposure (M); then --resume.",
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, plan, {}, rig)
-        return {}
+        camera.new_files(0.1)  # some bodies report a change only when they are listened to
+
+
+def _begin(
+    folder: Path, plan: dict[float, str], rig: Rig, resume: bool
+) -> tuple[dict[float, Shot], dict[float, list[str]]]:
+    """Make the folder, or take up what is in it; its shots and findings, by planned focal length."""
+    if not (folder / SEQUENCE_FILE).exists():
+        _make_folder(folder)
+        _write(folder, plan, {}, {}, rig)
+        return {}, {}
     begun = read_sequence(folder)
     if begun.complete or not resume:
         state = "is complete" if begun.complete else "was begun"
@@ -195,70 +220,141 @@ def _begin(folder: Path, plan: dict[float, str], rig: Rig, resume: bool) -> dict
             "Resume it with the same focal lengths.",
             wrong_use=True,
         )
-    for pattern in (f"{TEMPORARY}*", f".{Path(SEQUENCE_FILE).stem}-*"):  # what a killed program left
-        for orphan in folder.glob(pattern):
-            orphan.unlink()
-    return {shot.focal_planned: shot for shot in begun.shots if _is_whole(folder, shot)}
+    for orphan in folder.glob(f"{STAGING}*"):  # a killed program's downloads, not whole
+        shutil.rmtree(orphan, ignore_errors=True)
+    for orphan in folder.glob(f".{Path(SEQUENCE_FILE).stem}-*"):
+        orphan.unlink()
+    findings = begun.notes.get("findings", {})
+    noted = {focal: findings[f"{focal:g}"] for focal in plan if f"{focal:g}" in findings}
+    there = [shot for shot in begun.shots if (folder / shot.file).is_file()]
+    for shot in there:
+        if sha256_of(folder / shot.file) != shot.sha256:
+            raise UserError(
+                f"{folder / shot.file} is not the file that was shot: its hash differs from {SEQUENCE_FILE}.",
+                "Put the original back, or remove the file to shoot it again; then --resume.",
+            )
+    return {shot.focal_planned: shot for shot in there}, noted
 
 
-def _is_whole(folder: Path, shot: Shot) -> bool:
-    path = folder / shot.file
-    return path.is_file() and shot.sha256 is not None and sha256_of(path) == shot.sha256
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"Cannot make {folder}: {error.strerror}.", "Choose another --out.", wrong_use=True
+        ) from error
+    if any(folder.iterdir()):
+        raise UserError(
+            f"{folder} is not empty, and holds no sequence that could be resumed.",
+            "Choose another --name.",
+            wrong_use=True,
+        )
 
 
-def _write(folder: Path, plan: dict[float, str], shots: dict[float, Shot], rig: Rig) -> None:
+def _left_behind(folder: Path, stem: str, focal: float) -> Shot | None:
+    """A shot that is whole in the folder, but whose program was killed before it was written down."""
+    for raw in (folder / f"{stem}.{suffix}" for suffix in RAW_FORMATS):
+        if raw.is_file() and _damage(raw) is None:
+            jpeg = f"{stem}.JPG" if (folder / f"{stem}.JPG").is_file() else None
+            return shot_from_file(raw, focal, jpeg=jpeg, sha256=sha256_of(raw))
+    return None
+
+
+def _damage(raw: Path) -> Finding | None:
+    """What is wrong with a raw file that cannot be read, such as one whose transfer was cut short."""
+    try:
+        read_raw(raw)
+    except UserError as error:
+        what = error.message.removesuffix(".").replace(str(raw), "its raw file")
+        return Finding("file", what, "shoot it again")
+    return None
+
+
+def _write(
+    folder: Path, plan: dict[float, str], shots: dict[float, Shot], noted: dict[float, list[str]], rig: Rig
+) -> None:
+    """Write sequence.json with what there is until now."""
+    notes = {"rig": rig.name, "findings": {f"{focal:g}": words for focal, words in noted.items() if words}}
     ordered = tuple(sorted(shots.values(), key=lambda shot: shot.file))
     complete = len(shots) == len(plan)
     write_sequence(
-        Sequence(
-            folder, sequence_name(folder), ordered, tuple(plan), complete, "srraw capture", {"rig": rig.name}
-        )
+        Sequence(folder, sequence_name(folder), ordered, tuple(plan), complete, "srraw capture", notes)
     )
 
 
-def _shoot(camera: Camera, folder: Path, stem: str, focal: float, rig: Rig, delete_on_card: bool) -> Shot:
-    """One shot: release, download whatever the camera made, name it by its content."""
-    raw: Path | None = None
-    jpeg: Path | None = None
-    made = camera.shoot(rig.settle_s)
-    for card_file in made:
-        path = _download(camera, card_file, folder, stem)
-        if path.suffix[1:] in RAW_FORMATS:
-            raw = path
-        elif path.suffix == ".JPG":
-            jpeg = path
-    if raw is None:
-        raise UserError(
-            "The camera made no raw file.", "Set its image quality to RAW, or RAW and JPEG; then --resume."
-        )
-    read_raw(raw)  # a transfer that was cut short must be noticed while the camera still stands there
-    shot = shot_from_file(raw, focal, jpeg=jpeg.name if jpeg else None, sha256=sha256_of(raw))
-    if delete_on_card:
-        for card_file in made:
-            camera.delete(card_file)
-    return shot
-
-
-def _download(camera: Camera, card_file: CardFile, folder: Path, stem: str) -> Path:
-    """Copy a file from the camera under a temporary name, then give it its own, by its true format.
+def _shoot(
+    camera: Camera, folder: Path, stem: str, focal: float, rig: Rig, delete_on_card: bool
+) -> tuple[Shot | None, tuple[Finding, ...]]:
+    """One shot: release, download what the camera made, verify it, and only then give it its name.
 
     A shot that is taken again replaces the one before, which is whole until that moment.
     """
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        camera.download(card_file, temporary)
-        path = folder / f"{stem}.{file_format(temporary)}"
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+    with _staging(folder) as staging:
+        copies = _download(camera, camera.shoot(rig.settle_s), staging)
+        if not _of_format(copies, RAW_FORMATS):
+            copies |= _download(camera, camera.new_files(LATE_S), staging)
+        raws = _of_format(copies, RAW_FORMATS)
+        if not raws:
+            remedy = "set the camera's image quality to RAW, or RAW and JPEG, and shoot it again"
+            return None, (Finding("file", "the camera made no raw file", remedy),)
+        if damage := _damage(raws[0]):
+            return None, (damage,)
+        taken_at = read_exif(raws[0]).taken_at
+        # A JPEG that came late belongs to the shot before.
+        jpegs = [p for p in _of_format(copies, ("JPG",)) if _same_second(read_exif(p).taken_at, taken_at)]
+        kept = [raws[0], *jpegs[:1]]
+        names = {path: f"{stem}.{file_format(path)}" for path in kept}
+        for path in reversed(kept):  # the raw file last: where it is, the shot is whole
+            os.replace(path, folder / names[path])
         sync_folder(folder)
+        raw = folder / names[raws[0]]
+        shot = shot_from_file(raw, focal, jpeg=names[jpegs[0]] if jpegs else None, sha256=sha256_of(raw))
+        if delete_on_card:
+            for path in kept:
+                camera.delete(copies[path])
+    return shot, ()
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A folder for downloads, in the sequence's own so that renaming is all that is left to do."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=STAGING, dir=folder) as staging:
+            yield Path(staging)
     except OSError as error:
         raise UserError(
-            f"Cannot write into {folder}: {error.strerror}.", "Free some space; then --resume."
+            f"Cannot write into {folder}: {error.strerror or error}.", "Free some space; then --resume."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+
+
+def _download(camera: Camera, files: list[CardFile], staging: Path) -> dict[Path, CardFile]:
+    """Copy files from the camera to the disk, and compare each with what the camera sent."""
+    copies = {}
+    for file in files:
+        handle, name = tempfile.mkstemp(dir=staging)
+        os.close(handle)
+        path = Path(name)
+        sent = camera.download(file, path)
+        with open(path, "rb") as written:
+            os.fsync(written.fileno())
+        if sha256_of(path) != sent:
+            raise UserError(
+                f"The copy of {file.name} on the disk is damaged.", "Check the disk; then --resume."
+            )
+        path.chmod(0o644)
+        copies[path] = file
+    return copies
+
+
+def _of_format(paths: Iterable[Path], formats: tuple[str, ...]) -> list[Path]:
+    """Those of the files whose content is of one of these formats, in their order."""
+    found = []
+    for path in paths:
+        with suppress(UserError):  # a sound note or a film, say; it stays on the card
+            if file_format(path) in formats:
+                found.append(path)
+    return found
+
+
+def _same_second(a: str | None, b: str | None) -> bool:
+    return a is None or b is None or a[:19] == b[:19]

@@ -12,10 +12,21 @@ from srraw_tools.sequence import Shot
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with a shot: what it is, and what to do about it."""
+    """Something wrong with a shot.
 
+    Attributes:
+        check: what was looked at, in a word: focal_mm, f_number, exposure_s, iso, camera, file.
+        what: a sentence without a full stop.
+        remedy: what to do about it.
+        measured: what the shot has, and
+        limit: the nearest that would have passed; None where there is no such thing.
+    """
+
+    check: str
     what: str
     remedy: str
+    measured: float | str | None = None
+    limit: float | str | None = None
 
 
 @dataclass(frozen=True)
@@ -31,35 +42,54 @@ def check_shot(shot: Shot, expected: Expected, others: Iterable[Shot], rig: Rig)
     """Compare a shot's EXIF with what was asked, and with the other shots of its sequence.
 
     Focal length within the rig's tolerance; exposure time and ISO as asked and the same through a sequence,
-    so that noise does not depend on focal length; the aperture as small as asked (paper, section 3.1); one
-    camera; a file that is not one of the others again. What EXIF does not state is not held against a shot.
+    so that noise does not depend on focal length; the aperture at least as small as asked (paper, section
+    3.1), and the same through a sequence; one camera; a file that is not one of the others again. What EXIF
+    does not state is not held against a shot.
     """
     others = list(others)
-    findings = []
+    findings = [*_focal_length(shot, rig), *_settings(shot, expected, others, rig)]
+    cameras = [other.camera for other in others if other.camera]
+    if shot.camera and cameras and shot.camera != cameras[0]:
+        what = f"it comes from another camera, {shot.camera}, than the first shot"
+        findings.append(Finding("camera", what, "use one camera", shot.camera, cameras[0]))
+    if shot.sha256 and shot.sha256 in {other.sha256 for other in others}:
+        findings.append(Finding("file", "it is an earlier file again, not a new shot", "shoot it again"))
+    return findings
+
+
+def setting_text(name: str, value: float) -> str:
+    """A setting in a photographer's words: f/20, 1/50 s, ISO 100."""
+    if name == "exposure_s":
+        return f"{value:g} s" if value > 0.3 else f"1/{1 / value:.4g} s"
+    return f"f/{value:g}" if name == "f_number" else f"ISO {value:g}"
+
+
+def _focal_length(shot: Shot, rig: Rig) -> list[Finding]:
     planned, found = shot.focal_planned, shot.focal_mm
-    if planned and found and abs(found / planned - 1) > rig.focal_tolerance:
-        findings.append(
-            Finding(
-                f"the lens was at {found:g} mm instead of {planned:g} mm", "turn the ring and shoot it again"
-            )
-        )
-    first = others[0] if others else None
-    for name, unit in (("exposure_s", " s"), ("iso", " ISO"), ("f_number", "")):
-        value = getattr(shot, name)
-        wanted = getattr(expected, name) or (getattr(first, name) if first else None)
-        if value is None or wanted is None or same_value(value, wanted):
+    if not planned or not found or abs(found / planned - 1) <= rig.focal_tolerance:
+        return []
+    limit = planned * (1 + rig.focal_tolerance if found > planned else 1 - rig.focal_tolerance)
+    what = f"the lens was at {found:g} mm instead of {planned:g} mm"
+    return [Finding("focal_mm", what, "turn the ring and shoot it again", found, limit)]
+
+
+def _settings(shot: Shot, expected: Expected, others: list[Shot], rig: Rig) -> list[Finding]:
+    """At most one finding a setting: that it is not as asked, else that it is not the first shot's."""
+    findings = []
+    for name in ("f_number", "exposure_s", "iso"):
+        value, asked = getattr(shot, name), getattr(expected, name)
+        first = next((getattr(other, name) for other in others if getattr(other, name)), None)
+        if value is None:
             continue
-        if name == "f_number" and expected.f_number and value > wanted:
-            continue  # smaller than asked: deeper focus
-        prefix = "f/" if name == "f_number" else ""
+        smaller_aperture = name == "f_number" and asked is not None and value > asked
+        if asked and not smaller_aperture and not same_value(value, asked, rig.setting_tolerance):
+            limit, whose = asked, "as was asked"
+        elif first and not same_value(value, first, rig.setting_tolerance):
+            limit, whose = first, "as the first shot"
+        else:
+            continue
+        what = f"it was shot with {setting_text(name, value)}, not {setting_text(name, limit)} {whose}"
         findings.append(
-            Finding(
-                f"it was shot at {prefix}{value:g}{unit} instead of {prefix}{wanted:g}{unit}",
-                "set the camera to manual exposure and shoot it again",
-            )
+            Finding(name, what, "set the camera to manual exposure and shoot it again", value, limit)
         )
-    if first and shot.camera and first.camera and shot.camera != first.camera:
-        findings.append(Finding(f"it comes from a {shot.camera}, not a {first.camera}", "use one camera"))
-    if shot.sha256 in {other.sha256 for other in others}:
-        findings.append(Finding("it is an earlier file again, not a new shot", "shoot it again"))
     return findings

@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from srraw_tools.errors import UserError
+from srraw_tools.sequence import NOMINAL_MM
 
 RINGS = ("person", "virtual")
 SETTINGS = ("f_number", "exposure_s", "iso", "image_format")
-NAMES = (*SETTINGS, "focal_mm")
+WORDS = ("name", "description", "models", "serials", "ring")
+TABLES = {
+    "lens": ("focal_mm", "stops_mm"),
+    "settings": SETTINGS,
+    "names": (*SETTINGS, "focal_mm"),
+    "timing": ("settle_s",),
+    "tolerances": ("focal", "setting"),
+}
 
 
 @dataclass(frozen=True)
@@ -24,11 +32,14 @@ class Rig:
         serials: of the bodies, where the model does not tell; empty takes any.
         ring: who turns the zoom ring: "person", or "virtual" for the virtual camera.
         lens_mm: shortest and longest focal length.
+        stops_mm: the focal lengths that are shot when none are asked for.
         settings: what is set before each shot where the camera has it: f_number, exposure_s, iso as
             numbers, image_format by the camera's word for raw.
         names: the camera's own names of these settings, and of the live focal_mm; the first there is counts.
         settle_s: how long the camera may stay silent before a shot counts as finished.
         focal_tolerance: of EXIF's focal length against the planned one, as a fraction.
+        setting_tolerance: of aperture, exposure and ISO, as a fraction: cameras round 1/60 s to 0.0166 s,
+            and f/20 and f/22 differ by 10 %.
     """
 
     name: str
@@ -37,10 +48,12 @@ class Rig:
     serials: tuple[str, ...]
     ring: str
     lens_mm: tuple[float, float]
+    stops_mm: tuple[float, ...]
     settings: dict[str, float | str]
     names: dict[str, tuple[str, ...]]
     settle_s: float
     focal_tolerance: float
+    setting_tolerance: float
 
 
 def read_rig(path: Path) -> Rig:
@@ -58,10 +71,14 @@ def read_rig(path: Path) -> Rig:
 
 def installed_rigs() -> dict[str, Rig]:
     """The rigs that came with srraw, by name."""
-    folder = resources.files("capture_rigs")
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
-    rigs = [_rig_of(file.read_text(encoding="utf-8"), file.name) for file in files]
+    rigs = [_rig_of(text, name) for name, text in installed_files().items()]
     return {rig.name: rig for rig in rigs}
+
+
+def installed_files() -> dict[str, str]:
+    """The TOML of the rigs that came with srraw, by file name."""
+    files = [file for file in resources.files("capture_rigs").iterdir() if file.name.endswith(".toml")]
+    return {file.name: file.read_text(encoding="utf-8") for file in sorted(files, key=lambda f: f.name)}
 
 
 def find_rig(name_or_file: str) -> Rig:
@@ -96,7 +113,7 @@ def rig_for(model: str, serial: str | None) -> Rig:
     if not fitting:
         raise UserError(
             f"No rig is known for the camera {model!r}.",
-            "Copy the nearest one of 'srraw rigs', adapt it, and give it with --rig FILE.",
+            "Adapt the nearest one ('srraw rigs --show NAME' prints it) and give it with --rig FILE.",
         )
     return max(fitting, key=lambda found: found[:2])[2]
 
@@ -108,57 +125,57 @@ def _rig_of(text: str, source: str) -> Rig:
         raise UserError(f"The rig {source} is not TOML: {error}.", wrong_use=True) from error
 
     def refuse(problem: str) -> UserError:
-        return UserError(f"The rig {source} is wrong: {problem}.", "See docs/rigs.md.", wrong_use=True)
+        return UserError(
+            f"The rig {source} is wrong: {problem}.",
+            "'srraw rigs --show virtual' prints a whole one.",
+            wrong_use=True,
+        )
 
-    known = {
-        "name",
-        "description",
-        "models",
-        "serials",
-        "ring",
-        "lens",
-        "settings",
-        "names",
-        "timing",
-        "tolerances",
-    }
-    unknown = sorted(set(record) - known)
+    def table(name: str) -> dict[str, Any]:
+        value = record.get(name, {})
+        if not isinstance(value, dict):
+            raise refuse(f"'{name}' must be a table, [{name}]")
+        unknown = sorted(set(value) - set(TABLES[name]))
+        if unknown:
+            raise refuse(f"'{name}.{unknown[0]}' is no key of a rig; there are {', '.join(TABLES[name])}")
+        return value
+
+    unknown = sorted(set(record) - set(WORDS) - set(TABLES))
     if unknown:
-        raise refuse(f"{unknown[0]!r} is no key of a rig")
+        raise refuse(f"{unknown[0]!r} is no key of a rig; there are {', '.join((*WORDS, *TABLES))}")
     name, ring = record.get("name"), record.get("ring", "person")
     if not isinstance(name, str) or not name:
         raise refuse("'name' is missing")
     if ring not in RINGS:
         raise refuse(f"'ring' is {ring!r}, and can be {' or '.join(RINGS)}")
-    models = _words(record.get("models"), "models", refuse)
-    serials = _words(record.get("serials", []), "serials", refuse)
-    lens = record.get("lens", {}).get("focal_mm")
-    if not (
-        isinstance(lens, list) and len(lens) == 2 and all(_positive(v) for v in lens) and lens[0] <= lens[1]
-    ):
+    lens, settings, names = table("lens"), table("settings"), table("names")
+    reach = _numbers(lens.get("focal_mm"))
+    if reach is None or len(reach) != 2 or reach[0] > reach[1]:
         raise refuse("'lens.focal_mm' must be the shortest and the longest focal length")
-    settings, names = record.get("settings", {}), record.get("names", {})
+    inside = [focal for focal in NOMINAL_MM if reach[0] <= focal <= reach[1]]
+    stops = _numbers(lens.get("stops_mm", inside))
+    if stops is None or len(set(stops)) < len(stops) or not all(reach[0] <= f <= reach[1] for f in stops):
+        raise refuse("'lens.stops_mm' must be different focal lengths that the lens has")
     for key, value in settings.items():
-        if key not in SETTINGS or not (isinstance(value, str) if key == "image_format" else _positive(value)):
+        if not (isinstance(value, str) if key == "image_format" else _positive(value)):
             raise refuse(f"'settings.{key} = {value!r}' is not possible")
-    for key in names:
-        if key not in NAMES:
-            raise refuse(f"'names.{key}' is no setting; there are {', '.join(NAMES)}")
-    settle = record.get("timing", {}).get("settle_s", 1.0)
-    tolerance = record.get("tolerances", {}).get("focal", 0.05)
-    if not _positive(settle) or not _positive(tolerance):
-        raise refuse("'timing.settle_s' and 'tolerances.focal' must be positive numbers")
+    settle = table("timing").get("settle_s", 1.0)
+    tolerances = {"focal": 0.05, "setting": 0.04, **table("tolerances")}
+    if not all(map(_positive, (settle, *tolerances.values()))):
+        raise refuse("'timing.settle_s' and the tolerances must be positive numbers")
     return Rig(
         name=name,
         description=str(record.get("description", "")),
-        models=models,
-        serials=serials,
+        models=_words(record.get("models"), "models", refuse),
+        serials=_words(record.get("serials", []), "serials", refuse),
         ring=ring,
-        lens_mm=(float(lens[0]), float(lens[1])),
+        lens_mm=(reach[0], reach[1]),
+        stops_mm=stops,
         settings=settings,
         names={key: _words(value, f"names.{key}", refuse) for key, value in names.items()},
         settle_s=float(settle),
-        focal_tolerance=float(tolerance),
+        focal_tolerance=float(tolerances["focal"]),
+        setting_tolerance=float(tolerances["setting"]),
     )
 
 
@@ -166,6 +183,13 @@ def _words(value: Any, key: str, refuse: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
         raise refuse(f"'{key}' must be a list of words")
     return tuple(value)
+
+
+def _numbers(value: Any) -> tuple[float, ...] | None:
+    """A list of positive numbers; None if it is anything else."""
+    if not isinstance(value, list) or not value or not all(map(_positive, value)):
+        return None
+    return tuple(map(float, value))
 
 
 def _positive(value: Any) -> bool:

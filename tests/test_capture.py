@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +22,7 @@ from srraw_tools.camera import CardFile, GphotoCamera, choice_for, connect, numb
 from srraw_tools.capture import capture_sequence, next_sequence, plan_shots  # noqa: E402
 from srraw_tools.checks import Expected  # noqa: E402
 from srraw_tools.errors import UserError  # noqa: E402
+from srraw_tools.exif import Exif  # noqa: E402
 from srraw_tools.rig import find_rig  # noqa: E402
 from srraw_tools.sequence import read_sequence  # noqa: E402
 
@@ -28,11 +31,13 @@ FOCALS = (24.0, 35.0, 50.0, 70.0, 100.0, 150.0, 240.0)
 NAMES = [f"{i:05d}.dng" for i in range(1, 8)]
 
 
-def srraw(*arguments, cwd, **environment):
+def srraw(*arguments, cwd, says="", **environment):
     """Run `srraw` as a user does, with a configuration folder of its own."""
     environment = {**os.environ, "XDG_CONFIG_HOME": str(cwd / "config"), **environment}
     command = [sys.executable, "-c", "from srraw_tools.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, input=says, capture_output=True, text=True, check=False
+    )
 
 
 # --- the virtual camera: real library, real protocol ------------------------------------------------------
@@ -120,6 +125,7 @@ def test_a_value_that_the_camera_does_not_offer_is_refused_before_it_is_set(simu
     assert done.returncode == 1
     assert "f-number cannot be 64" in done.stderr
     assert "f/22" in done.stderr
+    assert not (tmp_path / "sequences").exists()
 
 
 def test_no_camera_is_one_sentence(tmp_path):
@@ -129,6 +135,34 @@ def test_no_camera_is_one_sentence(tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "sequences").exists()
+
+
+def test_a_person_is_asked_for_the_ring_and_offered_a_second_shot(simulated, tmp_path):
+    """The ring stays at 35 mm: the second shot is wrong, is shot again, is wrong again, and is kept."""
+    rig = srraw("rigs", "--show", "virtual", cwd=tmp_path).stdout.replace(
+        'ring = "virtual"', 'ring = "person"'
+    )
+    (tmp_path / "mine.toml").write_text(rig)
+    (tmp_path / "card").mkdir()
+    shutil.copyfile(simulated / "00001" / "00006.dng", tmp_path / "card" / "x.jpg")  # at 35 mm
+    arguments = ("capture", "--rig", "mine.toml", "--focal", "35,50", "--json")
+    card = {"VCAMERADIR": str(tmp_path / "card")}
+    done = srraw(*arguments, cwd=tmp_path, says="\n\ny\n\nn\n", **card)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Turn the ring to 50 mm") == 2
+    assert done.stderr.count("Shoot it again?") == 2
+    shots = [event for event in map(json.loads, done.stdout.splitlines()) if event["kind"] == "shot"]
+    assert [shot["kept"] for shot in shots] == [True, False, True]
+    # The same without a person: the finding is on record, the shot is missing.
+    done = srraw(*arguments, "--no-input", cwd=tmp_path, **card)
+    assert done.returncode == 1
+    assert "50 mm to be shot" in done.stderr
+    assert read_sequence(tmp_path / "sequences" / "00002").notes["findings"]["50"]
+    # And where nobody is there to answer.
+    done = srraw(*arguments, cwd=tmp_path, **card)
+    assert done.returncode == 1
+    assert "--no-input" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_dry_run_shows_the_plan_and_makes_nothing(simulated, tmp_path):
@@ -193,16 +227,24 @@ class FakeCamera:
     def capture(self, kind):
         self._fail("capture")
         first, *others = self.gp.shots.pop(0)
-        self.gp.pending += [(self.gp.GP_EVENT_FILE_ADDED, first), *((2, other) for other in others)]
+        files = [first, *others] if self.gp.announces else others
+        self.gp.pending += [(self.gp.GP_EVENT_FILE_ADDED, file) for file in files]
         return first
 
     def wait_for_event(self, timeout_ms):
         self._fail("event")
-        return self.gp.pending.pop(0) if self.gp.pending else (self.gp.GP_EVENT_TIMEOUT, None)
+        if self.gp.pending:
+            return self.gp.pending.pop(0)
+        if self.gp.delayed:
+            (wait, event), *_ = self.gp.delayed
+            self.gp.delayed = [(wait - 1, event)] if wait else []
+            if not wait:
+                return event
+        return (self.gp.GP_EVENT_UNKNOWN if self.gp.chatters else self.gp.GP_EVENT_TIMEOUT, None)
 
     def file_get(self, folder, name, kind):
         self._fail("download")
-        return SimpleNamespace(save=lambda path: shutil.copyfile(self.gp.files[name], path))
+        return SimpleNamespace(get_data_and_size=lambda: self.gp.files[name].read_bytes())
 
     def file_delete(self, folder, name):
         self._fail("delete")
@@ -224,11 +266,16 @@ def fake_gp(shots, files, **faults):
         GP_WIDGET_MENU=6,
         GP_CAPTURE_IMAGE=0,
         GP_FILE_TYPE_NORMAL=1,
+        GP_EVENT_UNKNOWN=0,
         GP_EVENT_TIMEOUT=1,
         GP_EVENT_FILE_ADDED=2,
+        GP_EVENT_CAPTURE_COMPLETE=4,
         config={"f-number": FakeWidget("f/2.8", ["f/2.8", "f/20"])},
         stubborn={},
         pending=[],
+        delayed=[],
+        announces=True,
+        chatters=False,
         deleted=[],
         files=files,
         faults=faults,
@@ -247,18 +294,16 @@ def files(simulated, tmp_path):
     return {**raws, "b.jpg": jpeg}
 
 
-def shoot(gp, folder, **options):
+def shoot(gp, folder, rig=RIG, **options):
     camera = GphotoCamera(gp)
     return list(
         capture_sequence(
             camera,
             folder,
-            RIG,
+            rig,
             focal_mm=(35.0, 150.0),
             expected=Expected(f_number=20),
-            turn_ring=lambda focal: None,
-            shoot_again=lambda shot, findings: False,
-            **options,
+            **{"turn_ring": lambda focal: None, "shoot_again": lambda findings: False, **options},
         )
     )
 
@@ -289,7 +334,7 @@ def test_every_failure_to_connect_has_a_remedy(code, says):
 @pytest.mark.parametrize("call", ["capture", "event", "download", "set"])
 def test_an_unplugged_cable_keeps_what_was_shot(files, tmp_path, call):
     gp = fake_gp([["35.jpg"], ["150.jpg"]], files)
-    camera_calls = {"capture": [0, -7], "download": [0, -7], "set": [0, -7]}
+    camera_calls = {"capture": [0, -7], "download": [0, -7], "set": [0, 0, -7]}
     first = shoot_until_failure(gp, tmp_path / "s", call, camera_calls.get(call))
     kept = read_sequence(tmp_path / "s")
     assert not kept.complete
@@ -308,7 +353,8 @@ def shoot_until_failure(gp, folder, call, codes):
     return 0 if call == "event" else 1
 
 
-def test_a_setting_that_does_not_take_is_an_error(files, tmp_path):
+def test_a_setting_that_does_not_take_is_an_error(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("srraw_tools.capture.READ_BACK_S", 0.01)
     gp = fake_gp([["35.jpg"]], files)
     gp.stubborn["f-number"] = "f/2.8"
     with pytest.raises(UserError, match=r"did not take f-number = f/20; it stays at f/2\.8"):
@@ -322,17 +368,112 @@ def test_a_stale_file_is_not_taken_for_a_new_shot(files, tmp_path):
     assert events[-1].done == 1
 
 
-def test_no_raw_says_to_set_the_image_quality(files, tmp_path):
-    with pytest.raises(UserError, match="image quality to RAW"):
-        shoot(fake_gp([["b.jpg"]], files), tmp_path / "s")
+def test_no_raw_says_to_set_the_image_quality(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("srraw_tools.capture.LATE_S", 0.01)
+    events = shoot(fake_gp([["b.jpg"], ["150.jpg"]], files), tmp_path / "s")
+    (finding,) = next(event.findings for event in events if event.kind == "shot")
+    assert "image quality to RAW" in finding.remedy
+    assert [shot.file for shot in read_sequence(tmp_path / "s").shots] == ["00001.dng"]
+    assert "no raw file" in read_sequence(tmp_path / "s").notes["findings"]["35"][0]
 
 
-def test_a_cut_transfer_is_noticed_while_the_camera_stands_there(files, tmp_path):
+def test_a_cut_transfer_is_noticed_while_the_camera_stands_there_and_shot_again(files, tmp_path):
     cut = tmp_path / "cut.dng"
     cut.write_bytes(files["35.jpg"].read_bytes()[:50_000])
-    with pytest.raises(UserError, match="truncated or damaged"):
-        shoot(fake_gp([["35.jpg"]], {**files, "35.jpg": cut}), tmp_path / "s")
-    assert read_sequence(tmp_path / "s").shots == ()
+    gp = fake_gp([["cut.jpg"], ["35.jpg"], ["150.jpg"]], {**files, "cut.jpg": cut})
+    asked = []
+
+    def again(findings):
+        asked.extend(finding.what for finding in findings)
+        return True
+
+    events = shoot(gp, tmp_path / "s", shoot_again=again)
+    assert len(asked) == 1
+    assert "truncated or damaged" in asked[0]
+    assert events[-1].done == 2
+    assert read_sequence(tmp_path / "s").notes["findings"] == {}
+
+
+def test_a_raw_file_that_is_announced_late_is_waited_for(files, tmp_path, monkeypatch):
+    """The JPEG is there at once; the raw comes only after the shot seems to be over."""
+    monkeypatch.setattr("srraw_tools.capture.LATE_S", 0.5)
+    gp = fake_gp([["b.jpg"], ["150.jpg"]], files)
+    rig = replace(RIG, settle_s=0.001)
+    gp.delayed = [(30, (gp.GP_EVENT_FILE_ADDED, CardFile("/store", "35.jpg")))]
+    events = shoot(gp, tmp_path / "s", rig=rig)
+    assert events[-1].done == 2
+    assert (tmp_path / "s" / "00002.JPG").is_file()
+
+
+def test_a_file_announced_before_the_release_is_not_this_shots(files, tmp_path):
+    gp = fake_gp([["35.jpg"], ["150.jpg"]], files)
+    stale = CardFile("/store", "150.jpg")
+    gp.pending = [(0, None), (gp.GP_EVENT_FILE_ADDED, stale)]
+    assert shoot(gp, tmp_path / "s")[-1].done == 2
+    assert (tmp_path / "s" / "00002.dng").read_bytes() == files["35.jpg"].read_bytes()
+
+
+def test_no_event_at_all_and_endless_chatter_are_both_survived(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("srraw_tools.camera.CHATTER_S", 0.02)
+    for i, chatter in enumerate((False, True)):
+        gp = fake_gp([["35.jpg"], ["150.jpg"]], files)
+        gp.announces, gp.chatters = False, chatter
+        assert shoot(gp, tmp_path / f"s{i}")[-1].done == 2
+
+
+def test_a_jpeg_of_another_moment_is_not_kept_with_a_raw(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "srraw_tools.capture.read_exif", lambda path: Exif(taken_at=seconds[path.stat().st_size])
+    )
+    seconds = {104: "2026-01-01T00:00:01", files["35.jpg"].stat().st_size: "2026-01-01T00:00:03.21"}
+    shoot(fake_gp([["35.jpg", "b.jpg"], ["150.jpg"]], files), tmp_path / "s")
+    assert not list((tmp_path / "s").glob("*.JPG"))
+
+
+def test_a_copy_that_differs_from_what_the_camera_sent_is_no_copy(files, tmp_path, monkeypatch):
+    write = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda self, data: write(self, bytes(data)[:-1] + b"?"))
+    with pytest.raises(UserError, match="damaged"):
+        shoot(fake_gp([["35.jpg"]], files), tmp_path / "s", delete_on_card=True)
+    assert [p.name for p in (tmp_path / "s").iterdir()] == ["sequence.json"]
+
+
+def test_a_shot_whose_program_was_killed_before_it_was_written_down_is_taken_up(files, tmp_path):
+    folder = tmp_path / "s"
+    with pytest.raises(UserError):
+        shoot(fake_gp([["35.jpg"]], files, capture=[-7]), folder)
+    shutil.copyfile(files["35.jpg"], folder / "00002.dng")  # whole, and not in sequence.json
+    shutil.copyfile(files["35.jpg"], folder / "00001.dng")  # the wrong focal length: shot again
+    (folder / ".capture-x").mkdir()
+    (folder / ".capture-x" / "half").write_bytes(b"II*")
+    events = shoot(fake_gp([["150.jpg"]], files), folder, resume=True)
+    assert [event.kind for event in events] == ["present", "set", "shot", "finished"]
+    assert events[-1].done == 2
+    assert sorted(p.name for p in folder.iterdir()) == ["00001.dng", "00002.dng", "sequence.json"]
+
+
+def test_a_file_that_changed_since_it_was_shot_is_not_overwritten(files, tmp_path):
+    folder = tmp_path / "s"
+    with pytest.raises(UserError):
+        shoot(fake_gp([["35.jpg"]], files, capture=[0, -7]), folder)
+    (folder / "00002.dng").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"00002\.dng is not the file that was shot"):
+        shoot(fake_gp([["35.jpg"], ["150.jpg"]], files), folder, resume=True)
+    assert (folder / "00002.dng").read_bytes() == b"mine"
+
+
+def test_a_person_may_keep_a_shot_and_the_finding_stays_on_record(files, tmp_path):
+    gp = fake_gp([["150.jpg"], ["150.jpg"]], files)
+    events = shoot(gp, tmp_path / "s", keep_anyway=True)
+    assert [event.kept for event in events if event.kind == "shot"] == [True, True]
+    sequence = read_sequence(tmp_path / "s")
+    assert sequence.complete
+    assert "150 mm instead of 35 mm" in sequence.notes["findings"]["35"][0]
+
+
+def test_autofocus_that_finds_nothing_says_to_focus_by_hand(files, tmp_path):
+    with pytest.raises(UserError, match="manual focus"):
+        shoot(fake_gp([["35.jpg"]], files, capture=[-1]), tmp_path / "s")
 
 
 def test_the_card_is_emptied_only_when_asked(files, tmp_path):
@@ -370,9 +511,9 @@ def test_words_without_a_number_have_none(word):
 
 def test_the_nearest_choice_is_taken_only_if_it_is_the_same_but_for_rounding():
     choices = ("Auto", "1/30", "0.0166s", "1/125")
-    assert choice_for(choices, 1 / 60) == "0.0166s"
-    assert choice_for(choices, 1 / 80) is None
-    assert choice_for((), 1 / 60) is None
+    assert choice_for(choices, 1 / 60, 0.04) == "0.0166s"
+    assert choice_for(choices, 1 / 80, 0.04) is None
+    assert choice_for((), 1 / 60, 0.04) is None
 
 
 def test_the_longest_focal_length_is_the_first_file():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from srraw_tools.checks import Expected, check_shot
+from srraw_tools.checks import Expected, check_shot, setting_text
 from srraw_tools.rig import find_rig
 from srraw_tools.sequence import Shot
 
@@ -24,10 +24,10 @@ def test_a_good_shot_has_no_findings():
     ("change", "says"),
     [
         ({"focal_mm": 140.0}, "140 mm instead of 150 mm"),
-        ({"exposure_s": 1 / 30}, "0.0333333 s instead of 0.0166667 s"),
-        ({"iso": 200}, "200 ISO"),
-        ({"f_number": 11.0}, "f/11 instead of f/20"),
-        ({"camera": "Nikon D750"}, "comes from a Nikon D750"),
+        ({"exposure_s": 1 / 30}, "with 1/30 s, not 1/60 s as was asked"),
+        ({"iso": 200}, "ISO 200, not ISO 100"),
+        ({"f_number": 11.0}, "f/11, not f/20"),
+        ({"camera": "Nikon D750"}, "another camera, Nikon D750"),
         ({"sha256": "a"}, "earlier file again"),
     ],
 )
@@ -38,7 +38,7 @@ def test_each_fault_is_named(change, says):
 
 
 @pytest.mark.parametrize(
-    "change", [{"focal_mm": None, "iso": None, "exposure_s": None}, {"focal_mm": 156.0}, {"f_number": 22.0}]
+    "change", [{"focal_mm": None, "iso": None, "exposure_s": None}, {"focal_mm": 156.0}, {"f_number": 20.4}]
 )
 def test_what_exif_omits_or_rounds_is_no_fault(change):
     assert check_shot(replace(GOOD, **change), EXPECTED, [FIRST], RIG) == []
@@ -48,3 +48,34 @@ def test_without_a_wish_the_first_shot_is_the_measure():
     drifted = replace(GOOD, exposure_s=1 / 30)
     assert check_shot(drifted, Expected(), [], RIG) == []
     assert len(check_shot(drifted, Expected(), [FIRST], RIG)) == 1
+
+
+def test_a_smaller_aperture_than_asked_is_good_if_all_have_it():
+    smaller = replace(GOOD, f_number=22.0)
+    assert check_shot(smaller, EXPECTED, [replace(FIRST, f_number=22.0)], RIG) == []
+    (finding,) = check_shot(smaller, EXPECTED, [FIRST], RIG)
+    assert "f/22, not f/20 as the first shot" in finding.what
+
+
+def test_a_finding_says_what_was_measured_and_what_would_have_passed():
+    (finding,) = check_shot(replace(GOOD, focal_mm=161.0), EXPECTED, [FIRST], RIG)
+    assert (finding.check, finding.measured, finding.limit) == ("focal_mm", 161.0, pytest.approx(157.5))
+    assert check_shot(replace(GOOD, focal_mm=157.4), EXPECTED, [FIRST], RIG) == []
+
+
+def test_a_sequence_that_is_resumed_with_another_exposure_is_not_mixed():
+    (finding,) = check_shot(GOOD, Expected(exposure_s=1 / 60), [replace(FIRST, exposure_s=1 / 30)], RIG)
+    assert "as the first shot" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("exposure_s", 0.02, "1/50 s"),
+        ("exposure_s", 1.6, "1.6 s"),
+        ("f_number", 6.3, "f/6.3"),
+        ("iso", 100, "ISO 100"),
+    ],
+)
+def test_settings_are_written_as_photographers_write_them(name, value, text):
+    assert setting_text(name, value) == text

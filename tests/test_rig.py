@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from srraw_tools.errors import UserError
-from srraw_tools.rig import find_rig, installed_rigs, read_rig, rig_for
+from srraw_tools.rig import find_rig, installed_files, installed_rigs, read_rig, rig_for
 
 WHOLE = """
 name = "mine"
@@ -65,6 +65,10 @@ def test_a_rig_is_read_from_a_file(tmp_path):
         (("f_number = 20", "shutter = 1"), "settings.shutter"),
         (('["aperture"]', '"aperture"'), "list of words"),
         (("[lens]", "[lens"), "not TOML"),
+        (("[lens]\nfocal_mm = [24, 240]", "lens = 3"), "must be a table"),
+        (("[24, 240]", "[24, 240]\nstops_mm = [24, 300]"), "focal lengths that the lens has"),
+        (("[names]", "[tolerances]\nfocal = 0\n[names]"), "positive numbers"),
+        (("[names]", "[timing]\nwait = 1\n[names]"), "'timing.wait' is no key"),
         (("[lens]", 'ring = "robot"\n[lens]'), "'ring' is 'robot'"),
     ],
 )
@@ -74,3 +78,19 @@ def test_what_is_wrong_with_a_rig_is_named(tmp_path, change, says):
     with pytest.raises(UserError, match=says) as caught:
         read_rig(path)
     assert caught.value.exit_code == 2
+
+
+def test_without_a_wish_the_papers_focal_lengths_are_shot_as_far_as_the_lens_goes(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(WHOLE.replace("[24, 240]", "[28, 105]"))
+    assert read_rig(path).stops_mm == (35, 50, 70, 100)
+    assert read_rig(path).setting_tolerance == 0.04
+    assert find_rig("nikon-24-200").stops_mm[-1] == 200
+
+
+def test_the_toml_of_an_installed_rig_can_be_adapted(tmp_path):
+    for file, text in installed_files().items():
+        (tmp_path / file).write_text(text)
+        rig = read_rig(tmp_path / file)
+        assert rig == installed_rigs()[rig.name]
+        assert file == f"{rig.name}.toml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ from srraw_tools.terminal import print_table
 
 if TYPE_CHECKING:
     from srraw_tools.capture import CaptureEvent
-    from srraw_tools.checks import Finding
+    from srraw_tools.checks import Expected, Finding
     from srraw_tools.rig import Rig
     from srraw_tools.sequence import Shot
 
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
     "--focal",
     "focal_mm",
     type=NumberList(),
-    default=(24.0, 35.0, 50.0, 70.0, 100.0, 150.0, 240.0),
-    show_default="24,35,50,70,100,150,240",
-    help="Focal lengths in mm, in shooting order.",
+    help="Focal lengths in mm, in shooting order, such as 24,35,50,70,100,150,240.  [default: the rig's]",
 )
 @click.option(
     "--out", type=PATH, default=Path("sequences"), show_default=True, help="Folder of the sequences."
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
 )
 @click.option("--iso", type=click.FloatRange(0, min_open=True), help="ISO.  [default: the rig's]")
 @click.option("--resume", is_flag=True, help="Go on with the last sequence that was begun.")
-@click.option("--no-input", is_flag=True, help="Ask nothing: the lens is set by somebody else.")
+@click.option("--no-input", is_flag=True, help="Ask nothing; a shot that fails a check ends as missing.")
 @click.option(
     "--delete-on-card", is_flag=True, help="Delete each file on the camera once its copy is verified."
 )
@@ -56,7 +55,7 @@ if TYPE_CHECKING:
 @json_option
 @quiet_option
 def capture(
-    focal_mm: tuple[float, ...],
+    focal_mm: tuple[float, ...] | None,
     out: Path,
     name: str | None,
     rig_name: str | None,
@@ -79,32 +78,34 @@ def capture(
     Example: srraw capture --focal 24,35,50,70,100,150,240
     """
     from srraw_tools.camera import connect
-    from srraw_tools.capture import capture_sequence, plan_shots
+    from srraw_tools.capture import capture_sequence
     from srraw_tools.checks import Expected
     from srraw_tools.rig import find_rig, rig_for
+    from srraw_tools.sequence import read_sequence
 
     rig = find_rig(rig_name or "virtual") if rig_name or virtual else None
     folder = _folder(out, name, resume)
+    if resume and focal_mm is None:
+        focal_mm = read_sequence(folder).planned_mm
     with ExitStack() as stack:
-        if dry_run and rig is not None:
-            _print_plan(plan_shots(focal_mm, rig), folder, rig)
-            return
-        turn = None
-        if virtual:
-            from srraw_tools.simulate.virtual_card import inserted
+        if dry_run and rig:
+            camera = None
+        else:
+            turn = None
+            if virtual:
+                from srraw_tools.simulate.virtual_card import inserted
 
-            turn = stack.enter_context(inserted(virtual))
-        camera = connect()
-        stack.callback(camera.close)
-        rig = rig or rig_for(camera.model, camera.serial)
+                turn = stack.enter_context(inserted(virtual))
+            camera = connect()
+            stack.callback(camera.close)
+            rig = rig or rig_for(camera.model, camera.serial)
+        focal_mm = focal_mm or rig.stops_mm
+        asked = {"f_number": f_number, "exposure_s": exposure_s, "iso": iso}
+        expected = Expected(**{key: value or rig.settings.get(key) for key, value in asked.items()})
         if dry_run:
-            _print_plan(plan_shots(focal_mm, rig), folder, rig)
+            _print_plan(focal_mm, folder, rig, expected)
             return
-        asks = rig.ring == "person" and not no_input
-        settings = {"f_number": f_number, "exposure_s": exposure_s, "iso": iso}
-        expected = Expected(**{key: value or rig.settings.get(key) for key, value in settings.items()})
-        if not quiet and not as_json:
-            click.echo(f"{camera.model}, rig {rig.name}, into {folder}")
+        asks = rig.ring == "person" and not turn and not no_input
         events = capture_sequence(
             camera,
             folder,
@@ -117,19 +118,28 @@ def capture(
             resume=resume,
             delete_on_card=delete_on_card,
         )
-        missing = 0
-        for event in events:
-            missing = event.planned - event.done
-            if as_json:
-                print_json(asdict(event))
-            elif not quiet:
-                _print_event(event, folder)
-    if missing:
-        click.echo(
-            f"{folder} is not complete: {missing} of {len(focal_mm)} shots are missing; use --resume.",
-            err=True,
+        if not quiet and not as_json:
+            click.echo(f"{camera.model}, rig {rig.name}, into {folder}")
+        try:
+            for event in events:
+                if as_json:
+                    print_json({"sequence": str(folder), **asdict(event)})
+                elif not quiet:
+                    _print_event(event, folder, asks)
+        except (KeyboardInterrupt, click.Abort) as stop:
+            click.echo(err=True)
+            hint = (
+                "Go on with --resume." if sys.stdin.isatty() else "Where nobody can answer, give --no-input."
+            )
+            raise UserError(f"Stopped; {folder} is not complete.", hint) from stop
+    sequence = read_sequence(folder)
+    if not sequence.complete:
+        missing = set(sequence.planned_mm) - {shot.focal_planned for shot in sequence.shots}
+        lacks = ", ".join(f"{focal:g}" for focal in sorted(missing))
+        raise UserError(
+            f"{folder} is not complete: {lacks} mm to be shot.",
+            "Go on with --resume.",
         )
-        raise SystemExit(1)
 
 
 def _folder(out: Path, name: str | None, resume: bool) -> Path:
@@ -149,32 +159,54 @@ def _folder(out: Path, name: str | None, resume: bool) -> Path:
     return next_sequence(out)
 
 
-def _print_plan(plan: dict[float, str], folder: Path, rig: Rig) -> None:
-    click.echo(f"Rig {rig.name}, into {folder}")
-    print_table((">focal length", "file"), [(f"{focal:g} mm", f"{stem}.*") for focal, stem in plan.items()])
+def _print_plan(focal_mm: tuple[float, ...], folder: Path, rig: Rig, expected: Expected) -> None:
+    from srraw_tools.capture import plan_shots
+    from srraw_tools.checks import setting_text
+
+    plan = plan_shots(focal_mm, rig)
+    settings = [setting_text(name, value) if value else "-" for name, value in asdict(expected).items()]
+    click.echo(f"Rig {rig.name}, into {folder}; - is left as the camera has it")
+    print_table(
+        (">focal length", "file", ">aperture", ">exposure", ">ISO"),
+        [(f"{focal:g} mm", stem, *settings) for focal, stem in plan.items()],
+    )
 
 
-def _print_event(event: CaptureEvent, folder: Path) -> None:
-    shot = event.shot
+def _print_event(event: CaptureEvent, folder: Path, asks: bool) -> None:
     if event.kind == "finished" and event.done == event.planned:
         click.echo(f"Complete: {event.planned} shots in {folder}.")
-    if shot is None:
-        return
-    settings = [
-        f"f/{shot.f_number:g}" if shot.f_number else "",
-        f"{shot.exposure_s:.4g} s" if shot.exposure_s else "",
-        f"ISO {shot.iso:g}" if shot.iso else "",
-    ]
-    state = "shot before" if event.kind == "present" else ", ".join(filter(None, settings))
-    jpeg = f" and {shot.jpeg}" if shot.jpeg else ""
-    click.echo(f"{shot.focal_planned:5g} mm  {shot.file}{jpeg}  {state}")
-    for finding in event.findings:
+    elif event.kind == "present":
+        click.echo(f"{event.focal_mm:5g} mm  {event.shot.file}  shot before")
+    elif event.kind == "shot" and (event.kept or not asks):  # else a person has been told, and it comes again
+        facts = _shot_text(event.shot) if event.shot else "no raw file"
+        click.echo(
+            f"{event.focal_mm:5g} mm  {facts}{', kept as it is' * (event.kept and bool(event.findings))}"
+        )
+        if not asks:
+            _print_findings(event.findings)
+
+
+def _shot_text(shot: Shot) -> str:
+    from srraw_tools.checks import setting_text
+
+    files = " and ".join(filter(None, (shot.file, shot.jpeg)))
+    values = {name: getattr(shot, name) for name in ("f_number", "exposure_s", "iso")}
+    settings = [setting_text(name, value) for name, value in values.items() if value]
+    return f"{files}  {', '.join(settings)}"
+
+
+def _print_findings(findings: tuple[Finding, ...]) -> None:
+    for finding in findings:
         click.echo(f"          Wrong: {finding.what}; {finding.remedy}.", err=True)
 
 
 def _ask_for_ring(focal_mm: float) -> None:
     click.prompt(
-        f"Turn the ring to {focal_mm:g} mm and press Enter", default="", show_default=False, prompt_suffix=" "
+        f"Turn the ring to {focal_mm:g} mm, then press Enter",
+        default="",
+        show_default=False,
+        prompt_suffix=" ",
+        err=True,
     )
 
 
@@ -182,25 +214,28 @@ def _leave_ring(focal_mm: float) -> None:
     """Somebody else turns the ring, or there is none."""
 
 
-def _ask_again(shot: Shot, findings: tuple[Finding, ...]) -> bool:
-    for finding in findings:
-        click.echo(f"Wrong: {finding.what}; {finding.remedy}.", err=True)
-    return click.confirm("Shoot it again?", default=True)
+def _ask_again(findings: tuple[Finding, ...]) -> bool:
+    _print_findings(findings)
+    return click.confirm("          Shoot it again?", default=True, err=True)
 
 
-def _do_not_ask(shot: Shot, findings: tuple[Finding, ...]) -> bool:
+def _do_not_ask(findings: tuple[Finding, ...]) -> bool:
     return False
 
 
 @click.command("rigs")
+@click.option("--show", "name", help="Print the TOML of this rig, to be adapted to another camera.")
 @json_option
-def rigs(as_json: bool) -> None:
+def rigs(name: str | None, as_json: bool) -> None:
     """List the rigs that came with srraw.
 
-    Example: srraw rigs
+    Example: srraw rigs --show sony-fe-24-240 > mine.toml
     """
-    from srraw_tools.rig import installed_rigs
+    from srraw_tools.rig import find_rig, installed_files, installed_rigs
 
+    if name:
+        click.echo(installed_files()[f"{find_rig(name).name}.toml"], nl=False)
+        return
     found = installed_rigs()
     if as_json:
         print_json([asdict(rig) for rig in found.values()])
