@@ -23,6 +23,7 @@ from srraw_tools.capture import capture_sequence, next_sequence, plan_shots  # n
 from srraw_tools.checks import Expected  # noqa: E402
 from srraw_tools.errors import UserError  # noqa: E402
 from srraw_tools.exif import Exif  # noqa: E402
+from srraw_tools.raw import read_raw  # noqa: E402
 from srraw_tools.rig import find_rig  # noqa: E402
 from srraw_tools.sequence import read_sequence  # noqa: E402
 
@@ -85,6 +86,20 @@ def test_a_wrong_focal_length_is_found_and_the_sequence_stays_incomplete(simulat
     assert done.returncode == 0, done.stderr
     assert "shot before" in done.stdout
     assert read_sequence(tmp_path / "sequences" / "00001").complete
+
+
+def test_raws_of_different_lengths_come_through_the_virtual_card(simulated, tmp_path):
+    """The card's file keeps its length: shorter raws end in zeros, which no reader of raws minds."""
+    scene = shutil.copytree(simulated / "00001", tmp_path / "scene")
+    with open(scene / "00006.dng", "ab") as file:
+        file.write(bytes(1001))
+    done = srraw("capture", "--virtual", scene, "--focal", "24,35", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shot = tmp_path / "sequences" / "00001" / "00002.dng"  # 24 mm
+    before = read_raw(simulated / "00001" / "00007.dng")
+    assert shot.stat().st_size == (scene / "00007.dng").stat().st_size + 1001
+    assert (read_raw(shot).mosaic == before.mosaic).all()
+    assert read_raw(shot).exif == before.exif
 
 
 def test_a_killed_session_loses_nothing_that_was_shot(simulated, tmp_path):
