@@ -147,13 +147,25 @@ def test_the_papers_network_learns():
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_half_the_light_gives_half_the_output_of_the_small_network():
+def trained_small_network():
     torch.manual_seed(0)
     network = SmallNetwork(2, channels=8, blocks=2)
-    torch.nn.init.normal_(network.to_samples.weight, std=0.1)
-    packed = torch.rand(1, 4, 6, 6)
-    with torch.no_grad():
-        torch.testing.assert_close(network(0.5 * packed), 0.5 * network(packed))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network.requires_grad_(False)
+
+
+def test_exposure_and_sensitivity_of_the_sensor_hardly_matter_to_the_small_network():
+    network, packed = trained_small_network(), 0.5 + 0.5 * torch.rand(1, 4, 12, 12)
+    gains = torch.tensor([0.5, 0.8, 0.8, 1.3]).view(1, 4, 1, 1)
+    expected = network(packed) * gains[:, [0, 1, 3]]
+    torch.testing.assert_close(network(packed * gains), expected, rtol=0.02, atol=0.01)
+
+
+def test_a_flat_area_of_any_colour_stays_flat_in_the_small_network():
+    colour = torch.tensor([0.6, 0.05, 0.05, 0.3]).view(1, 4, 1, 1)
+    out = trained_small_network()(colour.expand(1, 4, 20, 20))
+    torch.testing.assert_close(out, colour[:, [0, 1, 3]].expand_as(out))
 
 
 def test_demosaicing_keeps_what_was_measured():
