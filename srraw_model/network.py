@@ -97,6 +97,8 @@ class PaperNetwork(nn.Module):
                 nn.init.zeros_(layer.bias)
         for block in self.blocks:
             nn.init.zeros_(block.second.weight)
+        with torch.no_grad():
+            self.to_rgb.weight.mul_(0.1)  # begin near black: far outside the gamut a step would lead anywhere
 
 
 class _PaperBlock(nn.Module):
