@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -28,6 +29,10 @@ from srraw_tools.terminal import PLAIN_EVERY_S, duration, print_table, with_prog
 
 if TYPE_CHECKING:
     from srraw_model.train import StepRecord, Training
+
+# Beside other work on the same cores, torch's threads that spin while they wait make a step ten times as long.
+# It must stand in the environment before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+# As the command line does (srraw_model/cli.py), before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # The same examples on every run: a failure in CI is a failure at home.
 hypothesis.settings.register_profile("srraw", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("srraw")
