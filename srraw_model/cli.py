@@ -30,7 +30,7 @@ from srraw_tools.terminal import PLAIN_EVERY_S, duration, print_table, with_prog
 if TYPE_CHECKING:
     from srraw_model.train import StepRecord, Training
 
-# Beside other work on the same cores, torch's threads that spin while they wait make a step ten times as long.
+# Beside other work on the same cores, torch threads that spin while they wait make a step ten times as long.
 # It must stand in the environment before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
