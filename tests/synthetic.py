@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
 import cv2
 import numpy as np
+import torch
 
+from srraw_model.checkpoint import Checkpoint, save_checkpoint
+from srraw_model.network import make_network
 from srraw_tools import shards
 from srraw_tools.raw import render_srgb, to_uint8
 from srraw_tools.shards import Pair, PairData
+
+# Tensors are small here: a second thread gains little, and loses much where other work shares the cores.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start
 
 BLACK, WHITE = 512, 16383
 WB = (2.0, 1.0, 1.5)
@@ -113,11 +122,6 @@ def write_set(path, *, train=4, val=1, test=1, zoom=4, seed=0, **of_pair):
 
 def write_untrained(path, *, zoom=4, label="untrained", seed=0):
     """A checkpoint of a small network with random weights, some in its last layer too."""
-    import torch
-
-    from srraw_model.checkpoint import Checkpoint, save_checkpoint
-    from srraw_model.network import make_network
-
     sizes = {"name": "small", "zoom": zoom, "channels": 8, "blocks": 2}
     with torch.random.fork_rng():
         torch.manual_seed(seed)

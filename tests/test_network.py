@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from synthetic import CFAS
 
 from srraw_model import packing
 from srraw_model.network import PaperNetwork, SmallNetwork, bilinear_demosaic, make_network, upsampled
 
-CFAS = ("RGGB", "GRBG", "GBRG", "BGGR")
 RGB = {"R": 0, "G": 1, "B": 2}
 
 
