@@ -15,7 +15,7 @@ from srraw_tools.alignment import ALIGNMENT_FILE, PairAlignment, pairs_of, read_
 from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of, write_json
 from srraw_tools.raw import half_size_rgb, luminance, read_raw
-from srraw_tools.sequence import SEQUENCE_FILE, ZOOMS, Shot, choose_pairs, read_sequence
+from srraw_tools.sequence import SEQUENCE_FILE, ZOOMS, Shot, choose_pairs, read_sequence, sequence_name
 
 MOTIONS = tuple(ecc.GENERATORS)
 
@@ -51,7 +51,12 @@ def align_sequences(
     Raises:
         UserError: an option is out of range. What is wrong with a sequence is yielded beside it.
     """
-    _check_options(zooms, motion)
+    _check_options(zooms, motion, nominal_scale)
+    folders = list(folders)
+    names = [sequence_name(folder) for folder in folders]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if out and twice:
+        raise UserError(f"Two sequences are called {twice[0]}; {out} can hold only one.", wrong_use=True)
     task = partial(
         align_sequence, zooms=zooms, motion=motion, nominal_scale=nominal_scale, out=out, overwrite=overwrite
     )
@@ -80,7 +85,7 @@ def align_sequence(
         UserError: the sequence is incomplete or cannot be read, an option is out of range, or an alignment
             with other options or other inputs is there.
     """
-    _check_options(zooms, motion)
+    _check_options(zooms, motion, nominal_scale)
     sequence = read_sequence(folder)
     if not sequence.complete:
         raise UserError(
@@ -88,9 +93,10 @@ def align_sequence(
             "Finish it with 'srraw capture --resume', or set it aside.",
         )
     path = (out / sequence.name if out else folder) / ALIGNMENT_FILE
-    options = {"zooms": sorted(zooms), "motion": motion, "nominal_scale": nominal_scale}
+    zooms = tuple(sorted(set(zooms)))
+    options = {"zooms": list(zooms), "motion": motion, "nominal_scale": nominal_scale}
     unplaced = [shot.file for shot in sequence.shots if shot.focal_nominal is None]
-    pairs = [(zoom, low, high) for zoom in sorted(zooms) for low, high in choose_pairs(sequence, zoom)]
+    pairs = [(zoom, low, high) for zoom in zooms for low, high in choose_pairs(sequence, zoom)]
     if not pairs and unplaced:
         raise UserError(
             f"{folder}: no focal length is known of {', '.join(unplaced)}, so no pairs can be chosen.",
@@ -110,7 +116,10 @@ def align_sequence(
         for zoom, low, high in pairs
         if low.file in images and high.file in images
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot make {path.parent}: {error.strerror}.", "Choose another --out.") from error
     record = {
         "format": "srraw-alignment",
         "version": 1,
@@ -131,12 +140,18 @@ def align_sequence(
     return SequenceAlignment(sequence.name, folder, path, aligned, tuple(warnings), tuple(failures))
 
 
-def _check_options(zooms: tuple[int, ...], motion: str) -> None:
+def _check_options(zooms: tuple[int, ...], motion: str, nominal_scale: bool) -> None:
     unknown = [zoom for zoom in zooms if zoom not in ZOOMS]
     if unknown or not zooms:
         raise UserError(f"A zoom of {unknown} is not possible; choose among 2, 4 and 8.", wrong_use=True)
     if motion not in MOTIONS:
         raise UserError(f"There is no motion {motion!r}; choose among {', '.join(MOTIONS)}.", wrong_use=True)
+
+    if nominal_scale and motion not in ("translation", "euclidean"):
+        raise UserError(
+            f"A {motion} motion refines the scale; --nominal-scale goes with translation or euclidean.",
+            wrong_use=True,
+        )
 
 
 def _done_before(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 from srraw_tools import __version__
 from srraw_tools.errors import UserError
 from srraw_tools.files import read_json
+from srraw_tools.sequence import ZOOMS
 
 ALIGNMENT_FILE = "alignment.json"
+OPTIONAL = {"scale_offset_nominal": None, "residual_px": None, "reason": None}  # keys that may be absent
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,12 @@ def read_alignment(path: Path) -> tuple[PairAlignment, ...]:
     return pairs_of(read_record(path), path)
 
 
+def aligned_inputs(path: Path) -> dict[str, str]:
+    """The hashes of the files that were aligned, by name; empty where the alignment does not say."""
+    inputs = read_record(path).get("inputs")
+    return inputs if isinstance(inputs, dict) else {}
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """The whole of an alignment.json, its format and version checked; raises as `read_alignment`."""
     record = read_json(path)
@@ -62,19 +71,40 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def pairs_of(record: dict[str, Any], path: Path) -> tuple[PairAlignment, ...]:
     """The pairs of a record that was read from `path`; raises as `read_alignment`."""
-    optional = {"scale_offset_nominal": None, "residual_px": None, "reason": None}
     pairs = []
     try:
         for entry in record["pairs"]:
             known = {k: v for k, v in entry.items() if k in PairAlignment.__dataclass_fields__}
             for key in ("crop", "gain"):
                 known[key] = None if known[key] is None else tuple(known[key])
-            pair = PairAlignment(**{**optional, **known})
-            if any(Path(name).name != name for name in (pair.low, pair.high)):
-                raise ValueError(f"{pair.low} or {pair.high} is no file of the sequence's own folder")
-            if np.shape(pair.low_to_high) != (3, 3) or not np.all(np.isfinite(pair.low_to_high)):
-                raise ValueError("low_to_high is not a 3x3 matrix")
+            pair = PairAlignment(**{**OPTIONAL, **known})
+            _check(pair)
             pairs.append(pair)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {error}.", "Align again with --overwrite.") from error
     return tuple(pairs)
+
+
+def _check(pair: PairAlignment) -> None:
+    """Raises ValueError or TypeError for what no alignment can say."""
+    for name in (pair.low, pair.high):
+        if not name or Path(name).name != name:
+            raise ValueError(f"{name!r} is no file of the sequence's own folder")
+    if pair.zoom not in ZOOMS or isinstance(pair.zoom, bool):
+        raise ValueError(f"a zoom of {pair.zoom!r} does not exist")
+    matrix = np.asarray(pair.low_to_high, np.float64)
+    if matrix.shape != (3, 3) or not np.all(np.isfinite(matrix)) or abs(np.linalg.det(matrix)) < 1e-9:
+        raise ValueError("low_to_high is not an invertible 3x3 matrix")
+    if len(pair.gain) != 3 or not all(math.isfinite(g) and g > 0 for g in pair.gain):
+        raise ValueError(f"a gain of {pair.gain} is not three positive numbers")
+    if not math.isfinite(pair.score) or not math.isfinite(pair.scale_offset):
+        raise ValueError("score or scale_offset is not a number")
+    if pair.status == "ok" or pair.crop is not None:
+        _check_crop(pair.crop)
+
+
+def _check_crop(crop: tuple[int, ...] | None) -> None:
+    if crop is None or len(crop) != 4 or not all(type(v) is int and v >= 0 and v % 2 == 0 for v in crop):
+        raise ValueError(f"the crop {crop} is not four even numbers")
+    if min(crop[2:]) == 0:
+        raise ValueError(f"the crop {crop} is empty")

@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from srraw_tools import geometry, shards
-from srraw_tools.alignment import ALIGNMENT_FILE, PairAlignment, read_alignment
+from srraw_tools.alignment import ALIGNMENT_FILE, PairAlignment, aligned_inputs, read_alignment
 from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of
 from srraw_tools.geometry import Matrix
 from srraw_tools.raw import TARGET_WHITE, RawImage, read_raw, render_srgb, to_uint8
-from srraw_tools.sequence import sequence_name
+from srraw_tools.sequence import ZOOMS, sequence_name
 from srraw_tools.shards import SPLITS, Pair, PairData
 
 SPLIT_SHARES = (80, 10, 10)
@@ -52,6 +52,7 @@ class _Task:
     sequence: str
     split: str
     alignment: PairAlignment
+    aligned_inputs: dict[str, str]  # hashes of the files that were aligned, by name
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -87,10 +88,12 @@ def pack_sequences(
     Raises:
         UserError: nothing is aligned, the file there is of other options or inputs, or it cannot be written.
     """
-    _check_options(out, split, target, compression)
+    _check_options(zooms, split)
+    _check_output(out, target, compression)
+    zooms = tuple(sorted(set(zooms)))
     chosen_split = _read_split_file(split_file) if split_file else list(split)
     options = {
-        "zooms": sorted(zooms),
+        "zooms": list(zooms),
         "target": target,
         "compression": compression,
         "split": chosen_split,
@@ -112,9 +115,9 @@ def pack_sequences(
     for task in list(tasks):
         try:
             hashes[task.name] = _input_hash(task)
-        except OSError as error:
+        except UserError as error:
             tasks.remove(task)
-            yield _record(task, "failed", f"cannot read {error.filename}: {error.strerror}")
+            yield _record(task, "failed", str(error))
             continue
         if present.get(task.name, hashes[task.name]) != hashes[task.name]:
             raise UserError(
@@ -135,8 +138,8 @@ def pack_sequences(
             yield record
         if not packed:
             raise UserError(f"No pair could be packed; {out} is left as it was.", "See the failures above.")
-    for shard in replaced:
-        shard.unlink(missing_ok=True)
+    for shard in shards.orphaned_shards(out, replaced):
+        shard.unlink()
 
 
 def plan_packing(
@@ -148,19 +151,14 @@ def plan_packing(
     alignments: Path | None = None,
 ) -> list[PackedPair]:
     """What `pack_sequences` with these arguments would pack, with the status "planned"; reads no raw file."""
+    _check_options(zooms, split)
     chosen_split = _read_split_file(split_file) if split_file else list(split)
     tasks, failed = _collect(list(folders), zooms, chosen_split, alignments)
     return [*failed, *(_record(task, "planned") for task in tasks)]
 
 
 def split_of(sequence: str, shares: tuple[float, ...] = SPLIT_SHARES) -> str:
-    """The split of a sequence by a hash of its name, so that adding one moves no other.
-
-    The published train/ and test/ parents, which are part of the name, decide by themselves.
-    """
-    for name in SPLITS:
-        if sequence.startswith(f"{name}-"):
-            return name
+    """The split of a sequence by a hash of its name, so that adding one moves no other."""
     fraction = int.from_bytes(hashlib.sha256(sequence.encode()).digest()[:8]) / 2**64
     limits = np.cumsum(shares) / np.sum(shares)
     return SPLITS[int(np.searchsorted(limits, fraction, side="right"))]
@@ -196,9 +194,14 @@ def warp_target(camera_rgb: npt.NDArray[np.uint16], target_to_high: Matrix, size
     return target, (seen > 0.99).astype(np.uint8)
 
 
-def _check_options(out: Path, split: tuple[float, ...], target: str, compression: str) -> None:
-    if len(split) != 3 or min(split) < 0 or sum(split) <= 0:
+def _check_options(zooms: tuple[int, ...], split: tuple[float, ...]) -> None:
+    if not zooms or any(zoom not in ZOOMS for zoom in zooms):
+        raise UserError(f"A zoom of {list(zooms)} is not possible; choose among 2, 4 and 8.", wrong_use=True)
+    if len(split) != 3 or not all(0 <= share <= 1e6 for share in split) or sum(split) <= 0:
         raise UserError("A split has three shares, such as 80:10:10.", wrong_use=True)
+
+
+def _check_output(out: Path, target: str, compression: str) -> None:
     if target not in TARGETS or compression not in shards.COMPRESSIONS:
         raise UserError(f"Unknown target {target!r} or compression {compression!r}.", wrong_use=True)
     if out.is_dir() or not out.parent.is_dir():
@@ -208,11 +211,12 @@ def _check_options(out: Path, split: tuple[float, ...], target: str, compression
 
 def _read_split_file(path: Path) -> dict[str, str]:
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError) as error:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(map(str.strip, row))]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"Cannot read the split file {path}: {error}.", wrong_use=True) from error
-    rows = rows[1:] if rows and rows[0] == ["sequence", "split"] else rows
+    rows = rows[1:] if rows and [cell.lower() for cell in rows[0]] == ["sequence", "split"] else rows
+    splits: dict[str, str] = {}
     for row in rows:
         if len(row) != 2 or row[1] not in SPLITS:
             raise UserError(
@@ -220,7 +224,9 @@ def _read_split_file(path: Path) -> dict[str, str]:
                 "The split is train, val or test.",
                 wrong_use=True,
             )
-    return dict(rows)
+        if splits.setdefault(row[0], row[1]) != row[1]:
+            raise UserError(f"{path} puts {row[0]} into two splits.", "Leave one of them.", wrong_use=True)
+    return splits
 
 
 def _collect(
@@ -235,18 +241,26 @@ def _collect(
     for folder in folders:
         sequence = sequence_name(folder)
         if isinstance(split, dict) and sequence not in split:
-            raise UserError(f"The split file does not name the sequence {sequence}.", wrong_use=True)
-        chosen = split[sequence] if isinstance(split, dict) else split_of(sequence, tuple(split))
+            raise UserError(
+                f"The split file does not name the sequence {sequence}.",
+                f"Add a line such as {sequence},train to it.",
+                wrong_use=True,
+            )
+        published = folder.resolve().parent.name
+        if isinstance(split, dict):
+            chosen = split[sequence]
+        else:
+            chosen = published if published in SPLITS else split_of(sequence, tuple(split))
         path = (alignments / sequence if alignments else folder) / ALIGNMENT_FILE
         try:
-            pairs = read_alignment(path)
+            pairs, inputs = read_alignment(path), aligned_inputs(path)
         except UserError as error:
             failed.append(PackedPair(sequence, chosen, 0, "failed", str(error)))
             continue
         for pair in pairs:
             if pair.zoom in zooms and pair.status == "ok":
                 name = f"{sequence}_{pair.zoom}x_{Path(pair.low).stem}_{Path(pair.high).stem}"
-                tasks.append(_Task(name, folder, sequence, chosen, pair))
+                tasks.append(_Task(name, folder, sequence, chosen, pair, inputs))
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -274,8 +288,18 @@ def _present(out: Path, options: dict[str, Any]) -> dict[str, str]:
 
 
 def _input_hash(task: _Task) -> str:
-    """What identifies the inputs of a pair: the two files' bytes and their alignment."""
-    made_of = [*(_sha256(path, path.stat().st_mtime_ns) for path in task.files), asdict(task.alignment)]
+    """What identifies the inputs of a pair: the two files' bytes and their alignment.
+
+    Raises:
+        UserError: a file cannot be read, or is not the one that was aligned.
+    """
+    hashes = [_sha256(path, path.stat().st_mtime_ns if path.exists() else 0) for path in task.files]
+    for path, found in zip(task.files, hashes, strict=True):
+        if task.aligned_inputs.get(path.name, found) != found:
+            raise UserError(
+                f"{path} has changed since it was aligned.", "Run 'srraw align --overwrite' on it."
+            )
+    made_of = [*hashes, asdict(task.alignment)]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
@@ -297,12 +321,18 @@ def _packed(
                 decoded[path] = _decode(path)
         low, high = (decoded[path] for path in task.files)
         failure = next((str(raw) for raw in (low, high) if isinstance(raw, UserError)), None)
+        if failure is None and not _is_inside(task.alignment.crop, low.size):
+            failure = f"the crop {task.alignment.crop} lies outside {low.path}"
         if failure is None:
             pair, data = _make_pair(task, hashes[task.name], low, high, target)
             notes = tuple(sorted({*low.notes, *high.notes}))
             yield replace(_record(task, "packed"), notes=notes), pair, data
         else:
             yield _record(task, "failed", failure), None, None
+
+
+def _is_inside(crop: tuple[int, int, int, int], size: tuple[int, int]) -> bool:
+    return crop[0] + crop[2] <= size[1] and crop[1] + crop[3] <= size[0]
 
 
 def _decode(path: Path) -> RawImage | UserError:

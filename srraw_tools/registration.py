@@ -26,6 +26,7 @@ NORMALISE_SIGMA = 8.0  # pixels of the low image over which local mean and contr
 NOISE_FLOOR = 0.004  # contrast, in square roots of light, below which there is nothing but noise
 COARSEST_SIDE = 32  # pixels of the shorter side at the top of the pyramid
 FEATURE_SIDE = 1200  # pixels of the longer side at which features are sought
+GAIN_BLOCK = 4  # side, in pixels of the half-size low image, over which light is averaged
 MIN_SCORE = 0.5  # correlation below which two images do not show the same thing
 MAX_RESIDUAL_PX = 5.0  # median local shift, in pixels of the long shot, above which one map does not fit
 
@@ -312,28 +313,43 @@ def fit_gain(
 ) -> tuple[float, float, float]:
     """Per-channel factor that brings the high shot to the low shot's exposure.
 
-    The median ratio of white-balanced linear light, both averaged over blocks of about 8 low pixels, where
-    neither is clipped nor dark.
+    The ratio of the light of both, averaged over blocks of 4 low pixels that lie wholly in both frames,
+    over blocks where neither is clipped nor dark and whose own ratio is near the median one.
 
     Args:
         low_rgb, high_rgb: (H, W, 3) float32, white-balanced linear light, white 1.
         low_to_high: the map between these two images' pixels.
     """
-    scale, _ = geometry.scale_and_rotation(low_to_high)
     crop = _view(low_to_high, low_rgb.shape, high_rgb.shape)
-    small = (max(4, crop[2] // 8), max(4, crop[3] // 8))
-    block_to_crop = np.diag([crop[2] / small[0], crop[3] / small[1], 1])
-    block_to_crop[0, 2], block_to_crop[1, 2] = (block_to_crop[0, 0] - 1) / 2, (block_to_crop[1, 1] - 1) / 2
-    low_blocks = cv2.resize(
-        low_rgb[crop[1] : crop[1] + crop[3], crop[0] : crop[0] + crop[2]], small, interpolation=cv2.INTER_AREA
-    )
-    blurred, high_to_small = _resized(high_rgb, 1 / (8 * scale))
-    block_to_high = high_to_small @ low_to_high @ geometry.crop_to_frame(crop) @ block_to_crop
-    high_blocks = cv2.warpPerspective(blurred, block_to_high, small, flags=WARP, borderValue=(-1, -1, -1))
+    side = GAIN_BLOCK
+    columns, rows = crop[2] // side, crop[3] // side
+    if min(columns, rows) < 1:
+        return 1.0, 1.0, 1.0
+    scale, _ = geometry.scale_and_rotation(low_to_high)
+    # The high shot at the low one's sampling: blurred to its pixel's footprint, then sampled.
+    blurred = cv2.GaussianBlur(high_rgb, (0, 0), max(0.3, 0.4 * scale), borderType=cv2.BORDER_REFLECT_101)
+    crop_to_high = low_to_high @ geometry.crop_to_frame(crop)
+    size = (columns * side, rows * side)
+    high_view = cv2.warpPerspective(blurred, crop_to_high, size, flags=WARP)
+    inside = cv2.warpPerspective(np.ones(high_rgb.shape[:2], np.float32), crop_to_high, size, flags=WARP)
+    low_view = low_rgb[crop[1] : crop[1] + size[1], crop[0] : crop[0] + size[0]]
+    low_blocks, high_blocks = _block_means(low_view, side), _block_means(high_view, side)
+    whole = _block_means(inside[..., None], side)[..., 0] > 0.999
     gains = []
-    for low_plane, high_plane in zip(
-        np.moveaxis(low_blocks, -1, 0), np.moveaxis(high_blocks, -1, 0), strict=True
-    ):
-        usable = (np.minimum(low_plane, high_plane) > 0.01) & (np.maximum(low_plane, high_plane) < 0.9)
-        gains.append(float(np.median(low_plane[usable] / high_plane[usable])) if usable.sum() >= 8 else 1.0)
+    for low, high in zip(np.moveaxis(low_blocks, -1, 0), np.moveaxis(high_blocks, -1, 0), strict=True):
+        usable = whole & (np.minimum(low, high) > 0.01) & (np.maximum(low, high) < 0.9)
+        if usable.sum() < 8:
+            gains.append(1.0)
+            continue
+        ratio = np.log(low[usable] / high[usable])
+        deviation = np.abs(ratio - np.median(ratio))
+        near = deviation <= 3 * np.median(deviation) + 1e-6
+        gains.append(float(low[usable][near].sum() / high[usable][near].sum()))
     return gains[0], gains[1], gains[2]
+
+
+def _block_means(image: Image, side: int) -> npt.NDArray[np.float64]:
+    """Means over side x side blocks of (H, W, C), whose sides are multiples of `side`."""
+    height, width, channels = image.shape
+    blocks = image.reshape(height // side, side, width // side, side, channels)
+    return blocks.mean(axis=(1, 3), dtype=np.float64)

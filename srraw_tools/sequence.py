@@ -91,7 +91,8 @@ def find_sequences(paths: Iterable[Path]) -> list[Path]:
                 "Expected is a folder per scene, such as sequences/00001/00001.ARW.",
                 wrong_use=True,
             )
-        found += [folder for folder in here if folder not in found]
+        known = {folder.resolve() for folder in found}
+        found += [folder for folder in here if folder.resolve() not in known]
     return found
 
 
@@ -128,15 +129,28 @@ def read_sequence(folder: Path) -> Sequence:
             f"{path} is damaged: {error!r}.", "Remove it to read the settings from EXIF."
         ) from error
     for shot in shots:
-        for name in filter(None, (shot.file, shot.jpeg)):
-            if not isinstance(name, str) or Path(name).name != name:
-                raise UserError(
-                    f"{path} names {name!r}, which is no file of its own folder.", "Correct the file."
-                )
+        problem = _problem_of(shot)
+        if problem:
+            raise UserError(f"{path} is damaged: {problem}.", "Remove it to read the settings from EXIF.")
     notes = {k: v for k, v in record.items() if k not in _OWN_KEYS}
     return Sequence(
         folder, sequence_name(folder), shots, planned, complete, str(record.get("made_by", "")), notes
     )
+
+
+def _problem_of(shot: Shot) -> str | None:
+    """What is impossible about a shot that was read from a file, in words."""
+    for name in (shot.file, shot.jpeg):
+        if name is not None and (not isinstance(name, str) or not name or Path(name).name != name):
+            return f"{name!r} is no file of its own folder"
+    if shot.file is None:
+        return "a shot has no file"
+    for key in ("focal_planned", "focal_mm", "f_number", "exposure_s", "iso"):
+        value = getattr(shot, key)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (number and 0 < value < float("inf")):
+            return f"{key} of {shot.file} is {value!r}"
+    return None
 
 
 _OWN_KEYS = ("format", "version", "name", "made_by", "created_by", "planned_mm", "complete", "shots")
@@ -211,9 +225,16 @@ def _is_sequence(folder: Path) -> bool:
 
 def _raw_files(folder: Path) -> list[Path]:
     return sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in RAW_SUFFIXES and not p.name.startswith(".")
+        p for p in _entries(folder) if p.suffix.lower() in RAW_SUFFIXES and not p.name.startswith(".")
     )
 
 
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"Cannot read the folder {folder}: {error.strerror}.") from error
+
+
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p for p in _entries(folder) if p.is_dir() and not p.name.startswith("."))

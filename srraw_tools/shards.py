@@ -13,10 +13,12 @@ Target pixel (X, Y) sees what mosaic pixel ((X + 1/2)/N - 1/2, (Y + 1/2)/N - 1/2
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ import numpy.typing as npt
 from srraw_tools import __version__
 from srraw_tools.errors import UserError
 from srraw_tools.files import replacing, sync_folder
-from srraw_tools.raw import TARGET_WHITE, decode_srgb, render_srgb, wb_of_rgb
+from srraw_tools.raw import BAYER_PATTERNS, TARGET_WHITE, decode_srgb, render_srgb, wb_of_rgb
 
 FORMAT = "srraw"
 FORMAT_VERSION = 1
@@ -113,11 +115,15 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = _open_checked(path)
-        self.zooms: tuple[int, ...] = tuple(int(z) for z in self._file.attrs["zooms"])
-        self.options: dict[str, Any] = json.loads(self._file.attrs["options"])
+        try:
+            self.zooms: tuple[int, ...] = tuple(int(z) for z in self._file.attrs["zooms"])
+            self.options: dict[str, Any] = dict(json.loads(self._file.attrs["options"]))
+            self.created_by = str(self._file.attrs["created_by"])
+        except (KeyError, TypeError, ValueError) as error:
+            self._file.close()
+            raise UserError(f"{path} is damaged: {error}.", "Remove it and pack again.") from error
         if self.options.get("compression") == "bitshuffle":
             _bitshuffle()  # registers the filter with HDF5
-        self.created_by = str(self._file.attrs["created_by"])
         self.pairs: tuple[Pair, ...] = tuple(_read_pair(self._group(name)) for name in self._file["pairs"])
 
     def __enter__(self) -> Reader:
@@ -178,35 +184,117 @@ def new_shard(path: Path, options: dict[str, Any]) -> Iterator[Add]:
 
     Args:
         options: what was asked of `srraw pack`; must hold "zooms" and "compression".
+
+    Raises:
+        UserError: the file cannot be written.
     """
-    with replacing(path) as temporary, h5py.File(temporary, "w", libver="latest") as file:
+    with (
+        replacing(path) as temporary,
+        _Disk(temporary) as disk,
+        h5py.File(disk, "w", libver="latest") as file,
+    ):
         _write_root(file, options)
-        yield lambda pair, data: _write_pair(file, pair, data, options["compression"])
+
+        def add(pair: Pair, data: PairData) -> None:
+            _write_pair(file, pair, data, options["compression"])
+            file.flush()
+            disk.raise_failure()
+
+        yield add
+
+
+class _Disk(io.FileIO):
+    """A file for HDF5 to write to, which outlives a full disk.
+
+    HDF5 cannot close a file whose writes fail: the process may end in a segmentation fault. So the first
+    failure is kept, what follows it is not written, and `raise_failure` raises it as the operating system's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self._failure: OSError | None = None
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        super().__exit__(kind, *rest)
+        if kind is None:
+            self.raise_failure()
+
+    def raise_failure(self) -> None:
+        """Raise the OSError of the first write that failed, if one did."""
+        if self._failure is not None:
+            raise self._failure
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`, or nothing more after a failure."""
+        view = memoryview(data).cast("B")
+        written = 0
+        while self._failure is None and written < len(view):
+            try:
+                written += super().write(view[written:])
+            except OSError as error:
+                self._failure = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the file's length, unless a write has failed."""
+        try:
+            return self.tell() if self._failure else super().truncate(size)
+        except OSError as error:
+            self._failure = error
+            return self.tell()
 
 
 @contextmanager
 def added_shard(path: Path, options: dict[str, Any]) -> Iterator[Add]:
     """Add pairs to an existing set as one more numbered shard; `path` becomes, or stays, the index.
 
-    The shards that exist keep their bytes: a set of one becomes <stem>-0001.h5 by a hard link and a new
-    index takes the place of `path` in one rename.
+    The shards that exist keep their bytes: a set of one gets a second, numbered name, and a new index takes
+    the place of `path` in one rename. No file that is there already is ever taken for a shard's name.
     """
     shards = shard_files(path)
-    first = path.with_name(f"{path.stem}-0001{path.suffix}")
-    added = path.with_name(f"{path.stem}-{max(len(shards), 1) + 1:04d}{path.suffix}")
+    first = None if shards else _free_name(path, 1)
+    added = _free_name(path, 1 if shards else int(first.stem[-4:]) + 1)
     with new_shard(added, options) as add:
         yield add
-    if not shards:
-        first.unlink(missing_ok=True)  # what an interrupted run may have left: a second name of `path`
-        os.link(path, first)
-        sync_folder(path.parent)
+    if first is not None:
+        _give_second_name(path, first)
         shards = [first]
-    with replacing(path) as temporary, h5py.File(temporary, "w", libver="latest") as index:
+    with replacing(path) as temporary, _Disk(temporary) as disk, h5py.File(disk, "w") as index:
         _write_root(index, options)
         for shard in [*shards, added]:
             with h5py.File(shard, "r") as file:
                 for name in file["pairs"]:
                     index["pairs"][name] = h5py.ExternalLink(shard.name, f"/pairs/{name}")
+
+
+def orphaned_shards(path: Path, before: list[Path]) -> list[Path]:
+    """Of the shards that `path` was the index of `before` it was replaced, those that nothing needs any more:
+    named after it, and linked from no other file of the folder."""
+    used = set(shard_files(path))
+    for other in path.parent.glob(f"*{path.suffix}"):
+        with suppress(UserError):
+            used |= set(shard_files(other))
+    return [shard for shard in before if shard not in used and shard.stem[:-5] == path.stem]
+
+
+def _free_name(path: Path, number: int) -> Path:
+    """The first <stem>-NNNN from a number on that is not there yet."""
+    while (name := path.with_name(f"{path.stem}-{number:04d}{path.suffix}")).exists():
+        if path.exists() and os.path.samefile(name, path):
+            return name  # the second name of `path` itself, left by an interrupted run
+        number += 1
+    return name
+
+
+def _give_second_name(path: Path, name: Path) -> None:
+    if name.exists():
+        return
+    try:
+        os.link(path, name)
+    except OSError:  # a file system without hard links
+        with replacing(name) as temporary:
+            shutil.copyfile(path, temporary)
+    sync_folder(path.parent)
 
 
 def shard_files(path: Path) -> list[Path]:
@@ -225,9 +313,9 @@ def _open_checked(path: Path) -> h5py.File:
         file = h5py.File(path, "r")
     except OSError as error:
         raise UserError(
-            f"{path} is not an HDF5 file, or is damaged.", "Make it with 'srraw pack --out srraw.h5'."
+            f"{path} is not an HDF5 file, or is damaged.", "Remove it and make it anew with 'srraw pack'."
         ) from error
-    found, version = file.attrs.get("format"), file.attrs.get("format_version")
+    found, version = (_plain(file.attrs.get(name)) for name in ("format", "format_version"))
     if found == FORMAT and version == FORMAT_VERSION and isinstance(file.get("pairs"), h5py.Group):
         return file
     file.close()
@@ -301,9 +389,29 @@ def _read_pair(group: h5py.Group) -> Pair:
     try:
         values: dict[str, Any] = {key: _plain(value) for key, value in group.attrs.items()}
         known = {k: v for k, v in values.items() if k in Pair.__dataclass_fields__}
-        return Pair(name=name, size=group["raw"].shape, **known)
-    except (KeyError, TypeError, OSError) as error:
+        pair = Pair(name=name, size=group["raw"].shape, **known)
+        _check_pair(pair, group)
+        return pair
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise UserError(f"{group.file.filename}: pair {name} is damaged ({error}).", "Pack again.") from error
+
+
+def _check_pair(pair: Pair, group: h5py.Group) -> None:
+    """Raises ValueError where a pair is not what the format says."""
+    h, w = pair.size
+    zoomed = (pair.zoom * h, pair.zoom * w)
+    shapes = {"rgb": (h, w, 3), "target": (*zoomed, 3), "valid": zoomed}
+    for name, shape in shapes.items():
+        if group[name].shape != shape:
+            raise ValueError(f"{name} is {group[name].shape} and not {shape}")
+    for cfa in (pair.cfa, pair.target_cfa):
+        if cfa not in BAYER_PATTERNS:
+            raise ValueError(f"{cfa!r} is no Bayer pattern")
+    if pair.split not in SPLITS or pair.target_space not in ("camera", "srgb"):
+        raise ValueError(f"split {pair.split!r} or target_space {pair.target_space!r} is unknown")
+    for name, length in (("black_level", 4), ("camera_wb", 4), ("target_camera_wb", 4), ("gain", 3)):
+        if np.shape(getattr(pair, name)) != (length,):
+            raise ValueError(f"{name} has not {length} values")
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -154,8 +157,59 @@ def test_a_foreign_file_is_not_replaced(aligned, tmp_path):
 @given(st.text("abcdef0123456789", min_size=1, max_size=8))
 def test_a_sequences_split_depends_on_its_name_alone(name):
     assert split_of(name) == split_of(name)
-    assert split_of(f"train-{name}") == "train"
-    assert split_of(f"test-{name}") == "test"
+    assert split_of(f"test-{name}", (1, 0, 0)) == "train"
+
+
+def test_published_parents_decide_by_themselves(aligned, tmp_path):
+    for parent in ("train", "test"):
+        folder = tmp_path / parent / "00001"
+        shutil.copytree(aligned[0], folder)
+        plan = plan_packing([folder])
+        assert {(record.split, record.name.split("_")[0]) for record in plan} == {(parent, f"{parent}-00001")}
+
+
+def test_files_that_changed_since_they_were_aligned_are_not_packed(aligned, tmp_path):
+    shutil.copyfile(aligned[1] / "00003.dng", aligned[0] / "00003.dng")
+    records = pack(aligned[:1], tmp_path / "a.h5", zooms=(4,))
+    failed = [record for record in records if record.status == "failed"]
+    assert len(failed) == 1
+    assert "00003.dng has changed since it was aligned" in failed[0].reason
+    assert len(records) == 3
+
+
+def test_no_other_file_is_taken_for_a_shard(aligned, tmp_path):
+    """Files that happen to bear the names of shards are left alone, when adding and when overwriting."""
+    out, others = tmp_path / "srraw.h5", [tmp_path / f"srraw-000{i}.h5" for i in (1, 2)]
+    pack(aligned[:1], out, zooms=(4,))
+    for other in others:
+        other.write_bytes(b"somebody's own work")
+    pack(aligned, out, zooms=(4,))
+    with shards.open(out) as reader:
+        assert len(reader.pairs) == 6
+    index = tmp_path / "copy.h5"
+    shutil.copyfile(out, index)
+    pack(aligned[:1], out, zooms=(4,), overwrite=True)
+    with shards.open(index) as reader:  # another index still finds its shards
+        assert len(reader.pairs) == 6
+    index.unlink()
+    assert all(other.read_bytes() == b"somebody's own work" for other in others)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(aligned, tmp_path):
+    """A limit on the size of files does what a full disk does."""
+    out = tmp_path / "a.h5"
+    program = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000));"
+        "from srraw_tools.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, "pack", str(aligned[0]), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "Cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*.h5"))
+    assert not list(tmp_path.glob(".a-*"))
 
 
 def test_splits_come_in_the_shares_asked_for():

@@ -81,10 +81,11 @@ def align(
         jobs=jobs,
     )
     tracked = with_progress(results, len(folders), "Aligning", unit="sequences", quiet=quiet or as_json)
-    done, failures = [], []
+    done, failures, misuses = [], [], 0
     for _, result in tracked:
         if isinstance(result, UserError):
             failures.append(str(result))
+            misuses += result.exit_code == 2
             continue
         done.append(result)
         failures += result.failures
@@ -93,7 +94,7 @@ def align(
     done.sort(key=lambda result: str(result.folder))
     if not as_json and not quiet:
         _print_alignments(done)
-    finish(failures)
+    finish(failures, wrong_use=misuses == len(failures))
 
 
 def _alignment_record(result: SequenceAlignment) -> dict[str, Any]:

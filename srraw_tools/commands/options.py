@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,14 @@ zooms_option = click.option(
 )
 
 
-def finish(failures: list[str]) -> None:
-    """End a batch: all failures at once, and exit status 1 if there was one."""
+def report(failures: Iterable[str]) -> None:
+    """List what failed in a batch."""
     for failure in failures:
         click.echo(f"Failed: {failure}", err=True)
+
+
+def finish(failures: list[str], *, wrong_use: bool = False) -> None:
+    """End a batch: all failures at once, and exit status 1 if there was one, 2 if all were wrong use."""
+    report(failures)
     if failures:
-        raise SystemExit(1)
+        raise SystemExit(2 if wrong_use else 1)

@@ -16,6 +16,7 @@ from srraw_tools.commands.options import (
     overwrite_option,
     print_json,
     quiet_option,
+    report,
     zooms_option,
 )
 from srraw_tools.errors import UserError
@@ -91,10 +92,14 @@ def pack(
         folders, out=out, target=target, compression=compression, overwrite=overwrite, **options
     )
     done = []
-    for record in with_progress(records, len(plan), "Packing", unit="pairs", quiet=quiet or as_json):
-        done.append(record)
-        if as_json:
-            print_json(asdict(record))
+    try:
+        for record in with_progress(records, len(plan), "Packing", unit="pairs", quiet=quiet or as_json):
+            done.append(record)
+            if as_json:
+                print_json(asdict(record))
+    except UserError:
+        report([f"{record.name}: {record.reason}" for record in done if record.status == "failed"])
+        raise
     if not as_json and not quiet:
         _print_packed(done, out)
     finish([f"{record.name}: {record.reason}" for record in done if record.status == "failed"])
