@@ -57,9 +57,18 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint whole, or leave the old one."""
+    """Write a checkpoint whole, or leave the old one.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     with replacing(path) as temporary:
-        torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **vars(checkpoint)}, temporary)
+        try:
+            torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **vars(checkpoint)}, temporary)
+        except RuntimeError as error:  # torch's own word for a full disk
+            raise UserError(
+                f"Cannot write {path}: {str(error).splitlines()[0]}.", "Free some space; then --resume."
+            ) from error
 
 
 def load_checkpoint(path: Path, *, zoom: int | None = None) -> Checkpoint:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from srraw_model.options import PRESETS
+from srraw_model.options import PRESETS, RGB_DISTANCES
 from srraw_tools import __version__
 from srraw_tools.commands.options import (
     PATH,
@@ -65,6 +65,11 @@ version_option = click.version_option(__version__, prog_name="srraw")
 @click.option("--batch", type=click.IntRange(1), help="Crops a step.")
 @click.option("--learning-rate", type=float, help="Of Adam.")
 @click.option("--l1-steps", type=click.IntRange(0), help="Steps of aligned L1 before CoBi.")
+@click.option(
+    "--rgb-distance",
+    type=click.Choice(RGB_DISTANCES),
+    help="Of the patches in CoBi_RGB; the preset's unless given (paper: cosine).",
+)
 @click.option("--vgg-weights", type=PATH, help="VGG-19 weights for CoBi_VGG; without them CoBi_RGB alone.")
 @click.option(
     "--save-every",
@@ -77,7 +82,7 @@ version_option = click.version_option(__version__, prog_name="srraw")
     "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read crops."
 )
 @device_option
-@click.option("--resume", is_flag=True, help="Go on with the run in --out, with the options it began with.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out; give its preset, zoom and seed.")
 @overwrite_option
 @dry_run_option
 @quiet_option

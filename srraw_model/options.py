@@ -32,6 +32,8 @@ class Preset:
     cobi: dict[str, Any]
 
 
+RGB_DISTANCES = ("cosine", "l2")  # of the patches in CoBi_RGB
+
 PRESETS = {
     "paper": Preset(  # crop, batch and rate of the paper, which does not say for how long
         network={"name": "paper"},
@@ -41,7 +43,7 @@ PRESETS = {
         learning_rate=1e-4,
         l1_share=0.0,
         fall_share=0.0,
-        cobi={"patch_stride": 1, "weight_spatial": 0.1, "rgb_distance": "l2"},
+        cobi={"patch_stride": 1, "weight_spatial": 0.1, "rgb_distance": "cosine"},
     ),
     "demo": Preset(  # minutes on two cores; its pairs are aligned well, so that D' may weigh more
         network={"name": "small", "channels": 48, "blocks": 6},
@@ -68,6 +70,7 @@ class TrainingOptions:
     batch: int
     learning_rate: float
     l1_steps: int
+    rgb_distance: str
     vgg_sha256: str | None
 
 
@@ -80,6 +83,8 @@ def check_options(options: TrainingOptions) -> None:
         wrong = "Steps and batch must be at least 1, seed and L1 steps at least 0."
     elif not 0 < options.learning_rate < 1:
         wrong = f"A learning rate of {options.learning_rate} is not between 0 and 1."
+    elif options.rgb_distance not in RGB_DISTANCES:
+        wrong = f"There is no distance {options.rgb_distance!r} of patches; there are cosine and l2."
     if wrong:
         raise UserError(wrong, wrong_use=True)
 

@@ -94,6 +94,7 @@ def prepare_training(
     batch: int | None = None,
     learning_rate: float | None = None,
     l1_steps: int | None = None,
+    rgb_distance: str | None = None,
     vgg_weights: Path | None = None,
     save_every: int = 500,
     workers: int = 0,
@@ -106,8 +107,10 @@ def prepare_training(
     Args:
         data: the srraw.h5.
         out: folder of the run.
-        steps, crop (mosaic pixels), batch, learning_rate, l1_steps: None takes the preset's.
+        steps, crop (mosaic pixels), batch, learning_rate, l1_steps: None takes the preset's, or those of
+            the run that is resumed.
         l1_steps: steps, from the first, that minimise the aligned L1 instead of CoBi.
+        rgb_distance: of the patches in CoBi_RGB, "cosine" (the paper's) or "l2"; None takes the preset's.
         vgg_weights: a VGG-19 for CoBi_VGG; without it the loss is CoBi_RGB alone.
         save_every: steps between checkpoints.
         workers: processes that read crops; 0 reads them in this one.
@@ -125,15 +128,17 @@ def prepare_training(
     before = _previous(Path(out), zoom, resume, overwrite)
     features = load_vgg19(vgg_weights) if vgg_weights else None
     steps = steps or (before.options["steps"] if before else chosen.steps)
+    theirs = before.options if before else {}
     options = TrainingOptions(
         zoom=zoom,
         preset=preset,
         steps=steps,
         seed=seed,
-        crop=crop or chosen.crop,
-        batch=batch or chosen.batch,
-        learning_rate=learning_rate or chosen.learning_rate,
+        crop=crop or theirs.get("crop", chosen.crop),
+        batch=batch or theirs.get("batch", chosen.batch),
+        learning_rate=learning_rate or theirs.get("learning_rate", chosen.learning_rate),
         l1_steps=round(chosen.l1_share * steps) if l1_steps is None else l1_steps,
+        rgb_distance=rgb_distance or theirs.get("rgb_distance", chosen.cobi["rgb_distance"]),
         vgg_sha256=sha256_of(vgg_weights) if vgg_weights else None,
     )
     if before and l1_steps is None:
@@ -154,7 +159,7 @@ def prepare_training(
         data=crops,
         network=network,
         optimiser=torch.optim.Adam(network.parameters(), lr=options.learning_rate),
-        cobi=CoBiLoss(zoom, features, **chosen.cobi).to(on),
+        cobi=CoBiLoss(zoom, features, **{**chosen.cobi, "rgb_distance": options.rgb_distance}).to(on),
         notes=_notes(options, features),
     )
     if before:
@@ -261,9 +266,13 @@ def _previous(out: Path, zoom: int, resume: bool, overwrite: bool) -> Checkpoint
 
 
 def _notes(options: TrainingOptions, features: nn.Module | None) -> tuple[str, ...]:
-    if features is None:
-        return ("No VGG-19 weights were given (--vgg-weights): the loss is CoBi_RGB alone.",)
-    return (f"CoBi_VGG compares {', '.join(features.taps.values())}.",)
+    if features is not None:
+        return (f"CoBi_VGG compares {', '.join(features.taps.values())}.",)
+    notes = ["No VGG-19 weights were given (--vgg-weights): the loss is CoBi_RGB alone."]
+    if options.rgb_distance == "cosine":
+        # Trained so, a demo ended in a white picture of 8.9 dB: a patch's angle says nothing of its contrast.
+        notes.append("CoBi_RGB by cosine alone does not see contrast: consider --rgb-distance l2.")
+    return tuple(notes)
 
 
 def _go_on_from(training: Training, before: Checkpoint) -> None:

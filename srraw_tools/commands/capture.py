@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from srraw_tools.rig import Rig
     from srraw_tools.sequence import Shot
 
+POSITIVE = click.FloatRange(0, 1e9, min_open=True)
+
 
 @click.command("capture")
 @click.option(
@@ -40,11 +42,9 @@ if TYPE_CHECKING:
 )
 @click.option("--name", help="The sequence's folder.  [default: the next free number]")
 @click.option("--rig", "rig_name", help="A rig by name or TOML file.  [default: the one of the camera found]")
-@click.option("--f-number", type=click.FloatRange(0, min_open=True), help="Aperture.  [default: the rig's]")
-@click.option(
-    "--exposure", "exposure_s", type=click.FloatRange(0, min_open=True), help="Seconds, the same for all."
-)
-@click.option("--iso", type=click.FloatRange(0, min_open=True), help="ISO.  [default: the rig's]")
+@click.option("--f-number", type=POSITIVE, help="Aperture.  [default: the rig's]")
+@click.option("--exposure", "exposure_s", type=POSITIVE, help="Seconds, the same for all.")
+@click.option("--iso", type=POSITIVE, help="ISO.  [default: the rig's]")
 @click.option("--resume", is_flag=True, help="Go on with the last sequence that was begun.")
 @click.option("--no-input", is_flag=True, help="Ask nothing; a shot that fails a check ends as missing.")
 @click.option(
@@ -146,7 +146,7 @@ def _folder(out: Path, name: str | None, resume: bool) -> Path:
     from srraw_tools.capture import next_sequence, unfinished_sequences
 
     if name is not None:
-        if Path(name).name != name or name in (".", ".."):
+        if not name or Path(name).name != name or name in (".", ".."):
             raise UserError(f"{name!r} cannot be the name of a folder.", wrong_use=True)
         return out / name
     unfinished = unfinished_sequences(out)

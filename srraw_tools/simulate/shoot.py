@@ -105,6 +105,8 @@ def simulate_sequences(
     for plan in plans:
         check_plan(plan)
     missing = [plan for plan in plans if not already_there(plan, out)]
+    for plan in missing:  # what an interrupted run, perhaps of another plan, left there
+        shutil.rmtree(_unfinished(out, plan.name), ignore_errors=True)
     _make_folder(out)
     work = [(plan, out, number) for plan in missing for number in range(len(plan.focal_mm))]
     left = {plan.name: len(plan.focal_mm) for plan in missing}
