@@ -63,11 +63,16 @@ def next_sequence(out: Path) -> Path:
 
 
 def unfinished_sequences(out: Path) -> list[Path]:
-    """The sequences below a folder that capture has begun and not finished."""
+    """The sequences below a folder that capture has begun and not finished; damaged ones are passed over."""
     if not out.is_dir():
         return []
-    begun = [p for p in sorted(out.iterdir()) if (p / SEQUENCE_FILE).is_file()]
-    return [path for path in begun if not read_sequence(path).complete]
+    unfinished = []
+    for path in sorted(out.iterdir()):
+        if (path / SEQUENCE_FILE).is_file():
+            with suppress(UserError):
+                if not read_sequence(path).complete:
+                    unfinished.append(path)
+    return unfinished
 
 
 def plan_shots(focal_mm: tuple[float, ...], rig: Rig) -> dict[float, str]:

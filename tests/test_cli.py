@@ -71,6 +71,10 @@ def odd_files(tmp_path):
         (("capture", "--virtual", "nowhere"), 2, "nowhere"),
         (("capture", "--resume", "--out", "empty"), 2, "unfinished"),
         (("capture", "--name", "../x"), 2, "name of a folder"),
+        (("capture", "--name", ""), 2, "name of a folder"),
+        (("capture", "--exposure", "nan"), 2, "nan is no value"),
+        (("pack", "without_focal", "--split", "nan:1:1"), 2, "80:10:10"),
+        (("pack", "without_focal", "--zoom", "3"), 2, "choose among 2, 4 and 8"),
     ],
 )
 def test_a_mistake_gets_one_clear_sentence(odd_files, monkeypatch, arguments, status, says):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -77,6 +78,9 @@ def capture(
 
     Example: srraw capture --focal 24,35,50,70,100,150,240
     """
+    for value in (f_number, exposure_s, iso):
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"{value} is no value of an exposure.", wrong_use=True)
     from srraw_tools.camera import connect
     from srraw_tools.capture import capture_sequence
     from srraw_tools.checks import Expected
