@@ -1,4 +1,4 @@
-"""What stands in a procedural scene: hills, walls with windows, printed text, test charts, balls, branches.
+"""What stands in a procedural scene: hills, walls, printed text, test charts, murals, balls, branches.
 
 Each maker returns shapes in painter's order, in tangent coordinates (y downwards), of a given size at a given
 place. A shape is a list of contours filled by the even-odd rule.
@@ -18,9 +18,10 @@ import numpy.typing as npt
 Points = npt.NDArray[np.float64]
 Colour = tuple[float, float, float]  # log2 of green, log2 red/green, log2 blue/green
 
-GREEN_STEPS, RED_STEPS, BLUE_STEPS = 510, 12, 10
-GREEN_RANGE, RED_RANGE, BLUE_RANGE = (-10.0, 4.0), (-1.5, 1.5), (-2.0, 1.2)
-HUES = 128
+GREEN_STEPS, RED_STEPS, BLUE_STEPS = 358, 14, 13
+GREEN_RANGE = (-10.0, 4.0)
+RED_LIMIT, BLUE_LIMIT = 4.0, 3.5  # EV from grey that paints reach
+HUES = RED_STEPS * BLUE_STEPS
 EMPTY, PHOTO = 0, 65535  # labels that are no colour
 LEAF_PART = 0.2
 LETTERS = "ABCDEFGHIJKLMNOPRSTUVWXYZabcdefghijklmnoprstuvwxyz0123456789"
@@ -52,27 +53,32 @@ class Shape:
 
 
 def label_of(green: npt.ArrayLike, red: npt.ArrayLike, blue: npt.ArrayLike) -> npt.NDArray[np.uint16]:
-    """The labels of colours given by log2 of green, of red/green and of blue/green."""
-
-    def step(value: npt.ArrayLike, limits: tuple[float, float], steps: int) -> npt.NDArray[np.int64]:
-        low, high = limits
-        return np.clip(
-            np.rint((np.asarray(value) - low) * ((steps - 1) / (high - low))), 0, steps - 1
-        ).astype(np.int64)
-
-    hue = step(red, RED_RANGE, RED_STEPS) * BLUE_STEPS + step(blue, BLUE_RANGE, BLUE_STEPS)
-    return ((step(green, GREEN_RANGE, GREEN_STEPS) + 1) * HUES + hue).astype(np.uint16)
+    """The labels of colours given by log2 of green, of red/green and of blue/green: the nearest there are."""
+    tone = _nearest(green, np.linspace(*GREEN_RANGE, GREEN_STEPS))
+    hue = _nearest(red, _hues(RED_LIMIT, RED_STEPS)) * BLUE_STEPS + _nearest(
+        blue, _hues(BLUE_LIMIT, BLUE_STEPS)
+    )
+    return ((tone + 1) * HUES + hue).astype(np.uint16)
 
 
 def palette() -> npt.NDArray[np.float64]:
     """Linear sRGB radiance (65536, 3) of every label; no light for those that are no colour."""
-    label = np.arange(65536)
-    green = 2.0 ** np.interp(label // HUES - 1, (0, GREEN_STEPS - 1), GREEN_RANGE)
-    red = 2.0 ** np.interp(label % HUES // BLUE_STEPS, (0, RED_STEPS - 1), RED_RANGE)
-    blue = 2.0 ** np.interp(label % HUES % BLUE_STEPS, (0, BLUE_STEPS - 1), BLUE_RANGE)
-    rgb = np.stack([green * red, green, green * blue], axis=1)
-    rgb[[EMPTY, PHOTO]] = 0
+    tone, hue = np.divmod(np.arange(HUES, (GREEN_STEPS + 1) * HUES), HUES)
+    green = 2.0 ** np.linspace(*GREEN_RANGE, GREEN_STEPS)[tone - 1]
+    red = green * 2.0 ** _hues(RED_LIMIT, RED_STEPS)[hue // BLUE_STEPS]
+    blue = green * 2.0 ** _hues(BLUE_LIMIT, BLUE_STEPS)[hue % BLUE_STEPS]
+    rgb = np.zeros((65536, 3))
+    rgb[HUES : (GREEN_STEPS + 1) * HUES] = np.stack([red, green, blue], axis=1)
     return rgb
+
+
+def _hues(limit: float, steps: int) -> npt.NDArray[np.float64]:
+    """EV from grey: fine steps where natural surfaces lie, coarse ones out to the purest paints."""
+    return np.sinh(np.linspace(-1, 1, steps) * math.asinh(limit))
+
+
+def _nearest(values: npt.ArrayLike, among: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    return np.searchsorted((among[1:] + among[:-1]) / 2, values)
 
 
 def far_objects(
@@ -195,11 +201,11 @@ def _sign(
 ) -> None:
     """A board with lines of text, each smaller than the one above, like an optician's chart."""
     place = _placed(centre, rng.normal(0, 0.06))
-    dark_on_light = rng.random() < 0.7
+    dark_on_light = rng.random() < 0.6
     paper = (rng.uniform(-0.3, 0.7), rng.uniform(-0.1, 0.3), rng.uniform(-0.5, 0.1))
     ink = (rng.uniform(-5.0, -3.0), rng.uniform(-0.3, 0.9), rng.uniform(-0.6, 0.6))
     if not dark_on_light:
-        paper, ink = (rng.uniform(-4.0, -2.0), rng.uniform(-0.9, 0.9), rng.uniform(-0.5, 1.0)), paper
+        paper, ink = _paint(rng), paper
     height = size * rng.uniform(0.5, 0.9)
     rim = _box(0, 0, size * 1.04, height + size * 0.04)
     _cast(shapes, materials, place(rim), size)
@@ -241,11 +247,35 @@ def _chart(
     shapes.append(Shape(bars, _label(dark, *tint), number))
 
 
+def _mural(
+    rng: np.random.Generator, centre: Points, size: float, shapes: list[Shape], materials: list[Material]
+) -> None:
+    """Rows of painted figures in pure colours on another, each row smaller than the one above."""
+    place = _placed(centre, rng.normal(0, 0.1))
+    height = size * rng.uniform(0.5, 0.9)
+    _cast(shapes, materials, place(_box(0, 0, size, height)), size)
+    _bare(materials, shapes, [place(_box(0, 0, size, height))], _label(*_paint(rng)))
+    number = shapes[-1].number
+    around = np.linspace(0, 2 * math.pi, 40, endpoint=False)
+    disc = np.stack([np.cos(around), np.sin(around)], axis=1) / 2
+    diamond = np.array([[0.0, -0.5], [0.5, 0.0], [0.0, 0.5], [-0.5, 0.0]])
+    row, top = height * rng.uniform(0.2, 0.45), -height / 2
+    while row > size / 120 and top + row < height / 2:
+        paints = [_label(*_paint(rng)) for _ in range(2)]
+        shapes.append(Shape([place(_box(0, top + row / 2, size, row))], paints[0], number))
+        figure = (disc, diamond, _box(0, 0, 0.5, 1.0))[rng.integers(3)]
+        spots = np.arange(-size / 2 + row / 2, size / 2 - row / 2 + 1e-9, row * rng.uniform(0.9, 1.2))
+        figures = [place(figure * row * 0.9 + (x, top + row / 2)) for x in spots]
+        shapes.append(Shape(figures, paints[1], number))
+        top += row
+        row *= rng.uniform(0.6, 0.9)
+
+
 def _ball(
     rng: np.random.Generator, centre: Points, size: float, shapes: list[Shape], materials: list[Material]
 ) -> None:
     """A smooth, softly shaded body."""
-    colour = _mineral(rng) if rng.random() < 0.6 else _leafy(rng)
+    colour = (_mineral, _leafy, _paint)[rng.integers(3)](rng)
     around = np.linspace(0, 2 * math.pi, 90, endpoint=False)
     circle = np.stack([np.cos(around), np.sin(around) * rng.uniform(0.6, 1)], axis=1) * size / 2
     _cast(shapes, materials, centre + circle, size)
@@ -305,8 +335,8 @@ def _branch(
     grow(centre, rng.uniform(0, 2 * math.pi), size / 4, size / 60, 6)
 
 
-MAKERS = (_hill, _wall, _sign, _chart, _ball, _post, _branch)
-WEIGHTS = (0.54, 0.12, 0.08, 0.05, 0.06, 0.05, 0.1)
+MAKERS = (_hill, _wall, _sign, _chart, _mural, _ball, _post, _branch)
+WEIGHTS = (0.5, 0.12, 0.08, 0.05, 0.06, 0.06, 0.05, 0.08)
 
 
 def _growth(rng: np.random.Generator, size: float) -> Material:
@@ -323,8 +353,7 @@ def _growth(rng: np.random.Generator, size: float) -> Material:
     if kind == 2:  # gravel
         return Material(*_mineral(rng), 0.6, 0.15, 0.8, rng.uniform(0.6, 0.9), largest=largest)
     if kind == 3:  # flowers
-        colour = (rng.uniform(-2.0, -0.5), rng.uniform(-0.5, 1.4), rng.uniform(-1.5, 1.0))
-        return Material(*colour, 1.1, 1.2, 0.6, rng.uniform(0.4, 0.9), largest=largest)
+        return Material(*_paint(rng), 1.1, 1.2, 0.6, rng.uniform(0.4, 0.9), largest=largest)
     if kind == 4:  # bark and planks
         grain = rng.uniform(0, math.pi)
         return Material(*_mineral(rng), 0.5, 0.15, 0.8, 0.1, grain, 0.12, largest)
@@ -338,6 +367,16 @@ def _leafy(rng: np.random.Generator) -> Colour:
 def _mineral(rng: np.random.Generator) -> Colour:
     warmth = rng.normal(0, 0.3)
     return rng.uniform(-3.0, 0.3), 0.15 + warmth, -0.2 - 1.2 * warmth
+
+
+def _paint(rng: np.random.Generator) -> Colour:
+    """A dye, a lacquer, a petal: any hue, from white to pure."""
+    hue, purity = rng.uniform(0, 3), 1 - rng.uniform() ** 2
+    # Along the edge of the gamut from red over green and blue back to red.
+    edge = np.array([max(0.0, 1 - min(abs(hue - k), 3 - abs(hue - k))) for k in range(3)])
+    light = 2.0 ** rng.uniform(-3.0, 0.3) * (1 - purity + purity * edge / edge.max())
+    red, green, blue = np.log2(np.maximum(light, 2.0**-9))
+    return float(green), float(red - green), float(blue - green)
 
 
 def _cast(shapes: list[Shape], materials: list[Material], outline: Points, size: float) -> None:
