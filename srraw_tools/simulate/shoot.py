@@ -306,11 +306,12 @@ def _stage_of(plan: Plan) -> _Stage:
 
 
 def _gain(scene: Scene, photo: Photograph | None, plan: Plan, shots: tuple[Imaging, ...]) -> float:
-    """The exposure, one for all shots: small views of both ends of the zoom range just reach white."""
+    """The exposure, one for all shots: small views along the zoom range just reach white."""
     width = min(PREVIEW_PX, plan.size[1])
     size = (max(2, round(width * plan.size[0] / plan.size[1] / 2) * 2), width)
     light = [
-        render_light(scene, photo, Optics(), plan.sensor, Imaging(size, shots[k].focal_mm)) for k in (0, -1)
+        render_light(scene, photo, Optics(), plan.sensor, Imaging(size, shots[k].focal_mm))
+        for k in sorted({0, len(shots) // 2, len(shots) - 1})
     ]
     return 1 / max(np.percentile(view, 100 - CLIPPED) for view in light)
 
