@@ -11,11 +11,19 @@ from typing import Any
 import numpy as np
 
 from srraw_tools import __version__, ecc, geometry, parallel, registration
-from srraw_tools.alignment import ALIGNMENT_FILE, PairAlignment, pairs_of, read_record
+from srraw_tools.alignment import ALIGNMENT_FILE, PairAlignment, aligned_inputs, pairs_of, read_record
 from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of, write_json
 from srraw_tools.raw import half_size_rgb, luminance, read_raw
-from srraw_tools.sequence import SEQUENCE_FILE, ZOOMS, Shot, choose_pairs, read_sequence, sequence_name
+from srraw_tools.sequence import (
+    SEQUENCE_FILE,
+    ZOOMS,
+    Shot,
+    changed_shots,
+    choose_pairs,
+    read_sequence,
+    sequence_name,
+)
 
 MOTIONS = tuple(ecc.GENERATORS)
 
@@ -108,7 +116,9 @@ def align_sequence(
     done = _done_before(path, options, inputs, overwrite)
     if done is not None:
         return SequenceAlignment(sequence.name, folder, path, done, skipped=True)
-    images, failures = _read_views(folder, list(inputs))
+    changed = changed_shots(sequence, inputs)
+    images, failures = _read_views(folder, [name for name in inputs if name not in changed])
+    failures += [str(error) for error in changed.values()]
     # A file that states no focal length may be one that nothing can read.
     failures += _read_views(folder, [name for name in unplaced if (folder / name).is_file()])[1]
     aligned = tuple(
@@ -165,7 +175,12 @@ def _done_before(
         return pairs_of(record, path) if record.get("complete") else None
     if record.get("options") == options and not record.get("complete"):
         return None
-    what = "other options" if record.get("options") != options else "files that have changed since"
+    if record.get("options") != options:
+        what = "other options"
+    else:
+        before = aligned_inputs(path)
+        differing = sorted(name for name in {*inputs, *before} if inputs.get(name) != before.get(name))
+        what = f"files that have changed since: {', '.join(differing)}"
     raise UserError(f"{path} was made with {what}.", "Give --overwrite to make it again.", wrong_use=True)
 
 

@@ -21,7 +21,7 @@ from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of
 from srraw_tools.geometry import Matrix
 from srraw_tools.raw import TARGET_WHITE, RawImage, read_raw, render_srgb, to_uint8
-from srraw_tools.sequence import ZOOMS, sequence_name
+from srraw_tools.sequence import SEQUENCE_FILE, ZOOMS, Sequence, changed_shots, read_sequence, sequence_name
 from srraw_tools.shards import SPLITS, Pair, PairData
 
 SPLIT_SHARES = (80, 10, 10)
@@ -53,6 +53,7 @@ class _Task:
     split: str
     alignment: PairAlignment
     aligned_inputs: dict[str, str]  # hashes of the files that were aligned, by name
+    described: Sequence | None  # by its sequence.json, where it has one
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -254,13 +255,14 @@ def _collect(
         path = (alignments / sequence if alignments else folder) / ALIGNMENT_FILE
         try:
             pairs, inputs = read_alignment(path), aligned_inputs(path)
+            described = read_sequence(folder) if (folder / SEQUENCE_FILE).exists() else None
         except UserError as error:
             failed.append(PackedPair(sequence, chosen, 0, "failed", str(error)))
             continue
         for pair in pairs:
             if pair.zoom in zooms and pair.status == "ok":
                 name = f"{sequence}_{pair.zoom}x_{Path(pair.low).stem}_{Path(pair.high).stem}"
-                tasks.append(_Task(name, folder, sequence, chosen, pair, inputs))
+                tasks.append(_Task(name, folder, sequence, chosen, pair, inputs, described))
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -291,9 +293,13 @@ def _input_hash(task: _Task) -> str:
     """What identifies the inputs of a pair: the two files' bytes and their alignment.
 
     Raises:
-        UserError: a file cannot be read, or is not the one that was aligned.
+        UserError: a file cannot be read, or is not the one that was shot or aligned.
     """
     hashes = [_sha256(path, path.stat().st_mtime_ns if path.exists() else 0) for path in task.files]
+    found_by_name = {path.name: found for path, found in zip(task.files, hashes, strict=True)}
+    if task.described:
+        for error in changed_shots(task.described, found_by_name).values():
+            raise error
     for path, found in zip(task.files, hashes, strict=True):
         if task.aligned_inputs.get(path.name, found) != found:
             raise UserError(

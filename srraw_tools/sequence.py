@@ -188,6 +188,22 @@ def shot_from_file(path: Path, focal_planned: float | None = None, **known: Any)
     )
 
 
+def changed_shots(sequence: Sequence, hashes: dict[str, str]) -> dict[str, UserError]:
+    """What to say of the files with these SHA-256 sums that are not what was shot, by file name.
+
+    A shot whose sum was not recorded, as in the published layout, is taken as it is.
+    """
+    return {
+        shot.file: UserError(
+            f"{sequence.folder / shot.file} has changed since it was shot: its SHA-256 is not the one in "
+            f"{SEQUENCE_FILE}.",
+            "Put the original back, or correct the sum where the change is wanted.",
+        )
+        for shot in sequence.shots
+        if shot.sha256 is not None and hashes.get(shot.file, shot.sha256) != shot.sha256
+    }
+
+
 def choose_pairs(sequence: Sequence, zoom: int) -> list[tuple[Shot, Shot]]:
     """The (low, high) shots that make pairs for a target zoom, chosen on nominal focal lengths.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -19,6 +20,16 @@ def errors_px(folder):
     truth = {(p["low"], p["high"]): p["low_to_high"] for p in read_json(folder / "truth.json")["pairs"]}
     pairs = read_alignment(folder / "alignment.json")
     return [geometry.corner_error_px(p.low_to_high, truth[p.low, p.high], p.crop) for p in pairs]
+
+
+def put_into_place(folder, name, content):
+    """Replace a shot's file as if it had been shot so."""
+    (folder / name).write_bytes(content)
+    record = read_json(folder / "sequence.json")
+    for shot in record["shots"]:
+        if shot["file"] == name:
+            shot["sha256"] = hashlib.sha256(content).hexdigest()
+    write_json(folder / "sequence.json", record)
 
 
 def test_simulated_pairs_are_registered_to_half_a_pixel(sequences):
@@ -74,14 +85,26 @@ def test_the_same_again_is_skipped_and_other_options_are_refused(sequences):
 def test_a_changed_input_is_refused(sequences):
     folder = sequences / "00001"
     align_sequence(folder)
-    (folder / "00003.dng").write_bytes((folder / "00004.dng").read_bytes())
-    with pytest.raises(UserError, match="changed since"):
+    put_into_place(folder, "00003.dng", (folder / "00004.dng").read_bytes())
+    with pytest.raises(UserError, match="changed since: 00003"):
         align_sequence(folder)
+
+
+def test_a_shot_that_is_not_what_was_shot_costs_its_own_pairs_and_is_named(sequences):
+    folder = sequences / "00001"
+    original = (folder / "00003.dng").read_bytes()
+    (folder / "00003.dng").write_bytes((folder / "00004.dng").read_bytes())
+    aligned = align_sequence(folder)
+    assert [p.high for p in aligned.pairs] == ["00002.dng", "00001.dng", "00001.dng"]
+    (failure,) = aligned.failures
+    assert f"{folder / '00003.dng'} has changed since it was shot" in failure
+    (folder / "00003.dng").write_bytes(original)  # as the sentence says; no --overwrite is needed then
+    assert len(align_sequence(folder).pairs) == 4
 
 
 def test_two_different_scenes_are_rejected_and_kept_as_such(sequences):
     folder = sequences / "00001"
-    (folder / "00003.dng").write_bytes((sequences / "00002" / "00003.dng").read_bytes())
+    put_into_place(folder, "00003.dng", (sequences / "00002" / "00003.dng").read_bytes())
     pairs = {p.high: p for p in align_sequence(folder).pairs}
     assert pairs["00003.dng"].status == "rejected"
     assert pairs["00003.dng"].reason
@@ -91,11 +114,11 @@ def test_two_different_scenes_are_rejected_and_kept_as_such(sequences):
 def test_a_truncated_raw_costs_its_own_pairs_and_is_tried_again(sequences):
     folder = sequences / "00001"
     whole = (folder / "00001.dng").read_bytes()
-    (folder / "00001.dng").write_bytes(whole[:100_000])
+    put_into_place(folder, "00001.dng", whole[:100_000])
     aligned = align_sequence(folder)
     assert [p.high for p in aligned.pairs] == ["00003.dng", "00002.dng"]
     assert len(aligned.failures) == 1
-    assert "00001.dng" in aligned.failures[0]
+    assert "00001.dng is truncated or damaged" in aligned.failures[0]
     assert not align_sequence(folder, overwrite=True).skipped
 
 

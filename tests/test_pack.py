@@ -168,12 +168,15 @@ def test_published_parents_decide_by_themselves(aligned, tmp_path):
         assert {(record.split, record.name.split("_")[0]) for record in plan} == {(parent, f"{parent}-00001")}
 
 
-def test_files_that_changed_since_they_were_aligned_are_not_packed(aligned, tmp_path):
+@pytest.mark.parametrize("step", ["shot", "aligned"])
+def test_files_that_changed_since_they_were_shot_or_aligned_are_not_packed(aligned, tmp_path, step):
     shutil.copyfile(aligned[1] / "00003.dng", aligned[0] / "00003.dng")
+    if step == "aligned":  # nothing says what was shot
+        (aligned[0] / "sequence.json").unlink()
     records = pack(aligned[:1], tmp_path / "a.h5", zooms=(4,))
     failed = [record for record in records if record.status == "failed"]
     assert len(failed) == 1
-    assert "00003.dng has changed since it was aligned" in failed[0].reason
+    assert f"00003.dng has changed since it was {step}" in failed[0].reason
     assert len(records) == 3
 
 
