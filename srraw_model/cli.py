@@ -187,7 +187,7 @@ class _CropType(click.ParamType):
 @click.argument("photo", type=PATH)
 @click.option("--checkpoint", type=PATH, required=True, help="The model.pt that srraw-train wrote.")
 @zoom_option
-@click.option("--crop", type=_CropType(), help="Part of the raw's frame, in its pixels, not rotated.")
+@click.option("--crop", type=_CropType(), help="Part of the raw's frame, in its pixels, before it is turned.")
 @click.option(
     "--tile",
     type=click.IntRange(16),
@@ -202,6 +202,8 @@ class _CropType(click.ParamType):
 @version_option
 def zoom(photo: Path, out: Path, overwrite: bool, quiet: bool, **options: Any) -> None:
     """Zoom PHOTO, a raw file, with a trained network.
+
+    The picture is upright by the file's orientation flag; --crop is in the frame as the sensor read it.
 
     Example: srraw-zoom photo.dng --checkpoint run/model.pt -o photo.png
     """

@@ -1,4 +1,4 @@
-"""A whole photograph: raw in, zoomed sRGB picture out, tile by tile."""
+"""A whole photograph: raw in, zoomed sRGB picture out, upright, tile by tile."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from srraw_model.checkpoint import load_checkpoint
 from srraw_model.device import chosen_device
 from srraw_model.network import PaperNetwork, SmallNetwork
 from srraw_model.tiling import TILE, Crop, apply_in_tiles, count_tiles
+from srraw_tools import geometry
 from srraw_tools.errors import UserError
 from srraw_tools.files import replacing
 from srraw_tools.raw import RawImage, read_raw, render_srgb, to_uint8
@@ -20,12 +21,18 @@ from srraw_tools.raw import RawImage, read_raw, render_srgb, to_uint8
 
 @dataclass(frozen=True)
 class ZoomJob:
-    """A photograph, a network and where the picture goes. `crop` is in mosaic pixels of the raw's frame."""
+    """A photograph, a network and where the picture goes.
+
+    Attributes:
+        crop: in mosaic pixels of the raw's frame, which is not rotated.
+        orientation: EXIF's number; the picture is put upright by it.
+    """
 
     raw: RawImage
     network: PaperNetwork | SmallNetwork
     label: str
     crop: Crop
+    orientation: int
     tile: int
     out: Path
 
@@ -36,8 +43,9 @@ class ZoomJob:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the picture."""
-        return self.crop[3] * self.network.zoom, self.crop[2] * self.network.zoom
+        """(height, width) of the picture, upright."""
+        height, width = self.crop[3] * self.network.zoom, self.crop[2] * self.network.zoom
+        return (width, height) if self.orientation >= 5 else (height, width)
 
 
 def prepare_zoom(
@@ -83,11 +91,12 @@ def prepare_zoom(
             "Give --crop x,y,width,height in pixels of the raw.",
             wrong_use=True,
         )
-    return ZoomJob(raw, trained.make_network().to(on), trained.label, crop, tile, out)
+    orientation = raw.exif.orientation or 1
+    return ZoomJob(raw, trained.make_network().to(on), trained.label, crop, orientation, tile, out)
 
 
 def zoom_photo(job: ZoomJob) -> Iterator[int]:
-    """Write the zoomed picture, 8-bit sRGB by the one rendering, with the file's own balance and matrix.
+    """Write the zoomed picture, upright, 8-bit sRGB by the one rendering, with the file's balance and matrix.
 
     The picture gathers in a scratch file beside `out`, so that memory does not grow with it: what the system
     keeps of that file in memory it gives back when asked.
@@ -100,6 +109,7 @@ def zoom_photo(job: ZoomJob) -> Iterator[int]:
     raw = job.raw
     with replacing(job.out) as temporary, tempfile.TemporaryFile(dir=job.out.parent) as scratch:
         bgr = np.memmap(scratch, np.uint8, "w+", shape=(*job.size, 3))
+        frame = geometry.as_shot(bgr, job.orientation)
         tiles = apply_in_tiles(
             job.network,
             raw.mosaic,
@@ -112,7 +122,7 @@ def zoom_photo(job: ZoomJob) -> Iterator[int]:
         for number, tile in enumerate(tiles, 1):
             srgb = render_srgb(tile.camera_rgb.transpose(1, 2, 0), raw.rgb_wb, raw.color_matrix)
             rows, columns = srgb.shape[:2]
-            bgr[tile.y : tile.y + rows, tile.x : tile.x + columns] = to_uint8(srgb)[:, :, ::-1]
+            frame[tile.y : tile.y + rows, tile.x : tile.x + columns] = to_uint8(srgb)[:, :, ::-1]
             yield number
         if not cv2.imwrite(str(temporary), bgr):
             raise UserError(f"{job.out} could not be written as PNG.", "Free some space and try again.")

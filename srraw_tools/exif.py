@@ -27,7 +27,11 @@ _TIFF_RAW_BY_MAKER = {
 
 @dataclass(frozen=True)
 class Exif:
-    """Settings of a shot as its file states them; None where it does not."""
+    """Settings of a shot as its file states them; None where it does not.
+
+    Attributes:
+        orientation: EXIF's number 1 to 8: how the frame lies, as `geometry.as_shot` takes it.
+    """
 
     focal_mm: float | None = None
     f_number: float | None = None
@@ -39,6 +43,7 @@ class Exif:
     serial: str | None = None
     taken_at: str | None = None
     digital_zoom: float | None = None
+    orientation: int | None = None
 
     @property
     def camera(self) -> str:
@@ -105,6 +110,7 @@ def read_exif(path: Path) -> Exif:
         serial=_text(tags, "EXIF BodySerialNumber", "Image Tag 0xC62F", "Image CameraSerialNumber"),
         taken_at=_time(tags),
         digital_zoom=_positive(tags, "EXIF DigitalZoomRatio"),
+        orientation=_orientation(tags),
     )
 
 
@@ -142,6 +148,11 @@ def _positive(tags: dict[str, Any], *names: str) -> float | None:
     except (TypeError, ValueError, ZeroDivisionError):
         return None
     return number if 0 < number < float("inf") else None
+
+
+def _orientation(tags: dict[str, Any]) -> int | None:
+    number = _value(tags, ("Image Orientation",))
+    return int(number) if number in range(1, 9) else None
 
 
 def _text(tags: dict[str, Any], *names: str) -> str | None:

@@ -9,6 +9,7 @@ A crop is [x, y, width, height].
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -102,3 +103,17 @@ def even_crop_of_view(
     if width <= 0 or height <= 0:
         raise ValueError("the two frames do not see any common field")
     return int(first[0]), int(first[1]), width, height
+
+
+def as_shot(upright: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """An upright image as it lay in the camera, which the orientation flag says: a view, to be written into.
+
+    Args:
+        upright: (H, W, ...); the view is (W, H, ...) from orientation 5 on.
+        orientation: EXIF's tag 274, from 1 (the frame is upright) to 8; the frame of 6 needs a quarter turn
+            clockwise to be upright, that of 8 the other, and 2, 4, 5 and 7 are mirrored.
+    """
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    frame = upright[::rows, ::columns]
+    return frame.swapaxes(0, 1) if orientation >= 5 else frame
