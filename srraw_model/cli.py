@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from srraw_model.options import PRESETS, RGB_DISTANCES
+from srraw_model.options import PRESET, PRESETS, RGB_DISTANCES, SEED, ZOOM
 from srraw_tools import __version__
 from srraw_tools.commands.options import (
     PATH,
@@ -47,24 +47,20 @@ version_option = click.version_option(__version__, prog_name="srraw")
 @click.option(
     "--zoom",
     type=click.Choice(["2", "4", "8"]),
-    default="4",
-    show_default=True,
-    callback=lambda _context, _option, value: int(value),
-    help="Which pairs to train on.",
+    callback=lambda _context, _option, value: value and int(value),
+    help=f"Which pairs to train on.  [default: {ZOOM}]",
 )
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
-    default="paper",
-    show_default=True,
-    help="paper: its network and loss. demo: a small network, in minutes on two cores.",
+    help=f"paper: its network and loss. demo: a small network, in minutes on two cores.  [default: {PRESET}]",
 )
-@click.option("--steps", type=click.IntRange(1), help="Training steps; the preset's unless given.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights and crops.")
-@click.option("--crop", type=click.IntRange(16), help="Side of a crop in mosaic pixels, even.")
-@click.option("--batch", type=click.IntRange(1), help="Crops a step.")
+@click.option("--steps", type=int, help="Training steps; the preset's unless given.")
+@click.option("--seed", type=int, help=f"Of weights and crops.  [default: {SEED}]")
+@click.option("--crop", type=int, help="Side of a crop in mosaic pixels, even and at least 16.")
+@click.option("--batch", type=int, help="Crops a step.")
 @click.option("--learning-rate", type=float, help="Of Adam.")
-@click.option("--l1-steps", type=click.IntRange(0), help="Steps of aligned L1 before CoBi.")
+@click.option("--l1-steps", type=int, help="Steps of aligned L1 before CoBi.")
 @click.option(
     "--rgb-distance",
     type=click.Choice(RGB_DISTANCES),
@@ -73,16 +69,14 @@ version_option = click.version_option(__version__, prog_name="srraw")
 @click.option("--vgg-weights", type=PATH, help="VGG-19 weights for CoBi_VGG; without them CoBi_RGB alone.")
 @click.option(
     "--save-every",
-    type=click.IntRange(1),
+    type=int,
     default=500,
     show_default=True,
     help="Steps between checkpoints, each with sample pictures.",
 )
-@click.option(
-    "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read crops."
-)
+@click.option("--workers", type=int, default=0, show_default=True, help="Processes that read crops.")
 @device_option
-@click.option("--resume", is_flag=True, help="Go on with the run in --out; give its preset, zoom and seed.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out, by its own options.")
 @overwrite_option
 @dry_run_option
 @quiet_option
@@ -90,7 +84,8 @@ version_option = click.version_option(__version__, prog_name="srraw")
 def train(data: Path, dry_run: bool, quiet: bool, **options: Any) -> None:
     """Train the raw-to-RGB network on the pairs in DATA, an srraw.h5.
 
-    Writes model.pt, log.jsonl and samples/ into --out. Ctrl-C and SIGTERM save before they end the run.
+    Writes model.pt, log.jsonl and samples/ into --out. Ctrl-C and SIGTERM save before they end the run, and
+    --resume goes on with it; it needs no other option again, and may be given more --steps.
 
     Example: srraw-train srraw.h5 --preset demo --out run
     """

@@ -8,16 +8,19 @@ from srraw_tools.errors import UserError
 
 
 def chosen_device(name: str | None) -> torch.device:
-    """The device of a name such as "cpu" or "cuda:1"; for None a GPU where there is one.
+    """The device of a name, "cpu", "cuda" or "cuda:1"; for None a GPU where there is one.
 
     Raises:
         UserError: there is no such device here.
     """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch raises either, by the kind of device
-        raise UserError(f"There is no device '{name}' here.", "Give cpu or cuda.", wrong_use=True) from error
-    return device
+        return torch.device("cuda" if gpus else "cpu")
+    here = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{number}" for number in range(gpus))]
+    if name not in here:
+        raise UserError(
+            f"There is no device '{name}' here; torch finds {', '.join(here)}.",
+            "Give one of these, or leave --device out.",
+            wrong_use=True,
+        )
+    return torch.device(name)

@@ -109,8 +109,10 @@ def read_weights(path: Path, hint: str) -> dict[str, Tensor]:
     try:
         weights = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist.", hint) from None
-    except (IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{path} does not exist.", hint, wrong_use=True) from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder.", hint, wrong_use=True) from None
+    except PermissionError as error:
         raise UserError(f"{path} cannot be opened ({error.strerror}).", hint) from None
     except Exception as error:  # the bytes of a foreign or truncated file can fail anywhere in the unpickler
         raise UserError(

@@ -32,7 +32,10 @@ class Preset:
     cobi: dict[str, Any]
 
 
+ZOOM, PRESET, SEED = 4, "paper", 0  # of a new run that is not told otherwise
 RGB_DISTANCES = ("cosine", "l2")  # of the patches in CoBi_RGB
+
+MAX_STEPS, MAX_SEED, MAX_BATCH = 10**9, 2**32 - 1, 1024
 
 PRESETS = {
     "paper": Preset(  # crop, batch and rate of the paper, which does not say for how long
@@ -77,10 +80,18 @@ class TrainingOptions:
 def check_options(options: TrainingOptions) -> None:
     """Raises UserError for a value that no run can have."""
     wrong = None
-    if options.crop < 16 or options.crop % 2:
+    if options.preset not in PRESETS:
+        wrong = f"There is no preset '{options.preset}'; there are {', '.join(PRESETS)}."
+    elif not 1 <= options.steps <= MAX_STEPS:
+        wrong = f"{options.steps} steps do not lie in 1 to {MAX_STEPS}."
+    elif not 0 <= options.l1_steps <= MAX_STEPS:
+        wrong = f"{options.l1_steps} steps of L1 do not lie in 0 to {MAX_STEPS}."
+    elif not 0 <= options.seed <= MAX_SEED:
+        wrong = f"A seed of {options.seed} does not lie in 0 to {MAX_SEED}."
+    elif options.crop < 16 or options.crop % 2:
         wrong = f"A crop of {options.crop} mosaic pixels is not even and at least 16."
-    elif options.steps < 1 or options.batch < 1 or options.seed < 0 or options.l1_steps < 0:
-        wrong = "Steps and batch must be at least 1, seed and L1 steps at least 0."
+    elif not 1 <= options.batch <= MAX_BATCH:
+        wrong = f"A batch of {options.batch} crops does not lie in 1 to {MAX_BATCH}."
     elif not 0 < options.learning_rate < 1:
         wrong = f"A learning rate of {options.learning_rate} is not between 0 and 1."
     elif options.rgb_distance not in RGB_DISTANCES:

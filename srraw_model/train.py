@@ -25,7 +25,15 @@ from srraw_model.device import chosen_device
 from srraw_model.features import load_vgg19
 from srraw_model.losses import CoBiLoss, aligned_l1, render_srgb
 from srraw_model.network import PaperNetwork, SmallNetwork, make_network
-from srraw_model.options import PRESETS, TrainingOptions, check_options, learning_rate_at
+from srraw_model.options import (
+    PRESET,
+    PRESETS,
+    SEED,
+    ZOOM,
+    TrainingOptions,
+    check_options,
+    learning_rate_at,
+)
 from srraw_model.pictures import bicubic_picture, middle_crop, output_picture, side_by_side, target_picture
 from srraw_tools import shards
 from srraw_tools.errors import UserError
@@ -33,6 +41,7 @@ from srraw_tools.files import replacing, sha256_of
 
 CHECKPOINT_FILE, LOG_FILE, SAMPLES_FOLDER = "model.pt", "log.jsonl", "samples"
 LOG_EVERY = 10  # steps
+MAX_WORKERS = 64  # processes
 CLIP_NORM = 1.0  # of the gradient
 SAMPLES, SAMPLE_SIDE_PX = 3, 64  # pairs shown, mosaic pixels of each
 
@@ -86,10 +95,10 @@ def prepare_training(
     data: Path,
     *,
     out: Path,
-    zoom: int = 4,
-    preset: str = "paper",
+    zoom: int | None = None,
+    preset: str | None = None,
     steps: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     crop: int | None = None,
     batch: int | None = None,
     learning_rate: float | None = None,
@@ -107,47 +116,44 @@ def prepare_training(
     Args:
         data: the srraw.h5.
         out: folder of the run.
-        steps, crop (mosaic pixels), batch, learning_rate, l1_steps: None takes the preset's, or those of
-            the run that is resumed.
+        zoom, preset, steps, seed, crop (mosaic pixels), batch, learning_rate, l1_steps, rgb_distance: None
+            takes that of the run that is resumed; in a new run 4, "paper", 0 and what the preset says.
         l1_steps: steps, from the first, that minimise the aligned L1 instead of CoBi.
-        rgb_distance: of the patches in CoBi_RGB, "cosine" (the paper's) or "l2"; None takes the preset's.
-        vgg_weights: a VGG-19 for CoBi_VGG; without it the loss is CoBi_RGB alone.
+        rgb_distance: of the patches in CoBi_RGB, "cosine" (the paper's) or "l2".
+        vgg_weights: a VGG-19 for CoBi_VGG; without it the loss is CoBi_RGB alone. A run that began with one
+            is resumed with the same.
         save_every: steps between checkpoints.
         workers: processes that read crops; 0 reads them in this one.
         device: of torch; None takes a GPU where there is one.
-        resume: go on from the checkpoint in `out`; the other options must be those that the run began with,
-            but for more steps. On the CPU this ends in the same weights as without the interruption.
+        resume: go on from the checkpoint in `out` with the options that the run began with; only the number
+            of steps may be another one. On the CPU this ends in the same weights as without the interruption.
         overwrite: replace a run that is in `out`.
 
     Raises:
         UserError: nothing to train on, a run there already or none to resume, or options that don't fit.
     """
-    if preset not in PRESETS:
-        raise UserError(f"There is no preset '{preset}'.", f"There are {', '.join(PRESETS)}.", wrong_use=True)
-    chosen = PRESETS[preset]
+    if save_every < 1 or not 0 <= workers <= MAX_WORKERS:
+        raise UserError(f"--save-every is at least 1, --workers 0 to {MAX_WORKERS}.", wrong_use=True)
     before = _previous(Path(out), zoom, resume, overwrite)
     features = load_vgg19(vgg_weights) if vgg_weights else None
-    steps = steps or (before.options["steps"] if before else chosen.steps)
-    theirs = before.options if before else {}
-    options = TrainingOptions(
-        zoom=zoom,
-        preset=preset,
-        steps=steps,
-        seed=seed,
-        crop=crop or theirs.get("crop", chosen.crop),
-        batch=batch or theirs.get("batch", chosen.batch),
-        learning_rate=learning_rate or theirs.get("learning_rate", chosen.learning_rate),
-        l1_steps=round(chosen.l1_share * steps) if l1_steps is None else l1_steps,
-        rgb_distance=rgb_distance or theirs.get("rgb_distance", chosen.cobi["rgb_distance"]),
-        vgg_sha256=sha256_of(vgg_weights) if vgg_weights else None,
-    )
-    if before and l1_steps is None:
-        options = replace(options, l1_steps=before.options["l1_steps"])
-    check_options(options)
-    crops = Crops(data, zoom=zoom, crop=options.crop, seed=seed)
+    asked = {
+        "zoom": zoom,
+        "preset": preset,
+        "steps": steps,
+        "seed": seed,
+        "crop": crop,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "l1_steps": l1_steps,
+        "rgb_distance": rgb_distance,
+        "vgg_sha256": sha256_of(vgg_weights) if vgg_weights else None,
+    }
+    options = _resumed_options(before, asked, Path(out)) if before else _new_options(asked)
+    crops = Crops(data, zoom=options.zoom, crop=options.crop, seed=options.seed)
+    chosen = PRESETS[options.preset]
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = make_network(zoom=zoom, **chosen.network)
+        torch.manual_seed(options.seed)
+        network = make_network(zoom=options.zoom, **chosen.network)
     on = chosen_device(device)
     network = network.to(on)
     training = Training(
@@ -159,7 +165,7 @@ def prepare_training(
         data=crops,
         network=network,
         optimiser=torch.optim.Adam(network.parameters(), lr=options.learning_rate),
-        cobi=CoBiLoss(zoom, features, **{**chosen.cobi, "rgb_distance": options.rgb_distance}).to(on),
+        cobi=CoBiLoss(options.zoom, features, **{**chosen.cobi, "rgb_distance": options.rgb_distance}).to(on),
         notes=_notes(options, features),
     )
     if before:
@@ -244,7 +250,59 @@ def _step(training: Training, batch: Sample, started: float) -> StepRecord:
     )
 
 
-def _previous(out: Path, zoom: int, resume: bool, overwrite: bool) -> Checkpoint | None:
+def _new_options(asked: dict[str, Any]) -> TrainingOptions:
+    """The options of a new run: those that were asked for, and for None the preset's."""
+    given = {name: value for name, value in asked.items() if value is not None}
+    given = {"zoom": ZOOM, "preset": PRESET, "seed": SEED, "vgg_sha256": None} | given
+    preset = PRESETS.get(given["preset"], PRESETS[PRESET])  # an unknown one is refused below
+    steps = given.setdefault("steps", preset.steps)
+    options = TrainingOptions(
+        **{
+            "crop": preset.crop,
+            "batch": preset.batch,
+            "learning_rate": preset.learning_rate,
+            "l1_steps": round(preset.l1_share * steps),
+            "rgb_distance": preset.cobi["rgb_distance"],
+        }
+        | given
+    )
+    check_options(options)
+    return options
+
+
+def _resumed_options(before: Checkpoint, asked: dict[str, Any], out: Path) -> TrainingOptions:
+    """The options that a run began with, but for its number of steps; what is asked for must agree."""
+    try:
+        options = TrainingOptions(**before.options)
+        check_options(options)
+    except (TypeError, UserError) as error:
+        raise UserError(
+            f"{out / CHECKPOINT_FILE} does not say how its run began, and cannot be resumed.",
+            "Start a new run with another --out.",
+        ) from error
+    if options.vgg_sha256 and asked["vgg_sha256"] is None:
+        raise UserError(
+            f"The run in {out} began with VGG-19 weights.", "Give the same --vgg-weights.", wrong_use=True
+        )
+    differing = [
+        name
+        for name, value in asked.items()
+        if name != "steps" and value is not None and value != getattr(options, name)
+    ]
+    if differing:
+        told = ", ".join(f"{name} was {getattr(options, name)} and is {asked[name]}" for name in differing)
+        raise UserError(
+            f"The run in {out} began with other options: {told}.",
+            "Leave them out to go on with it, or give another --out.",
+            wrong_use=True,
+        )
+    if asked["steps"] is not None:
+        options = replace(options, steps=asked["steps"])
+        check_options(options)
+    return options
+
+
+def _previous(out: Path, zoom: int | None, resume: bool, overwrite: bool) -> Checkpoint | None:
     """The checkpoint to go on from; None for a new run."""
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other.", wrong_use=True)
@@ -276,16 +334,7 @@ def _notes(options: TrainingOptions, features: nn.Module | None) -> tuple[str, .
 
 
 def _go_on_from(training: Training, before: Checkpoint) -> None:
-    """Bring a new run to the state of a checkpoint, if it is of the same run."""
-    theirs, ours = before.options, asdict(training.options)
-    changed = [name for name in ours if name != "steps" and theirs.get(name) != ours[name]]
-    if changed:
-        told = ", ".join(f"{name} was {theirs.get(name)} and is {ours[name]}" for name in changed)
-        raise UserError(
-            f"The run in {training.out} began with other options: {told}.",
-            "Resume it with the options that it began with.",
-            wrong_use=True,
-        )
+    """Bring a run to the state of its checkpoint, if it is of the same pairs."""
     if before.trained_on != _identity(training.data):
         raise UserError(
             f"The run in {training.out} began with other pairs than {training.data.path} holds now.",
@@ -298,8 +347,14 @@ def _go_on_from(training: Training, before: Checkpoint) -> None:
             "Give more --steps to go on.",
             wrong_use=True,
         )
-    training.network.load_state_dict(before.weights)
-    training.optimiser.load_state_dict(before.optimiser)
+    try:
+        training.network.load_state_dict(before.weights)
+        training.optimiser.load_state_dict(before.optimiser)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{training.out / CHECKPOINT_FILE} is damaged, or of another srraw than this.",
+            "Start a new run with another --out.",
+        ) from error
     training.step = before.step
 
 

@@ -146,7 +146,7 @@ def with_nan(path, weights):
         (lambda path, _: torch.save({"epoch": 3}, path), "something else than named weights"),
         (lambda path, _: torch.save({"layer.weight": torch.zeros(3)}, path), "lacks features.0.weight"),
         (lambda path, _: torch.save(Path("x"), path), "damaged or another kind of file"),
-        (lambda path, _: path.mkdir(), "cannot be opened"),
+        (lambda path, _: path.mkdir(), "is a folder"),
         (lambda path, _: None, "does not exist"),
     ],
 )

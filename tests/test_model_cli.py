@@ -109,6 +109,10 @@ def test_mistakes_are_sentences_with_the_right_status(data, tmp_path):
         (cli.train, [data, "--zoom", 3], "Invalid value", 2),
         (cli.train, [text], "not an HDF5 file", 1),
         (cli.train, [data, "--resume", "--out", tmp_path / "run"], "no run to resume", 2),
+        (cli.train, [data, "--vgg-weights", tmp_path / "none.pth", "--out", tmp_path / "run"], "exist", 2),
+        (cli.train, [data, "--vgg-weights", tmp_path, "--out", tmp_path / "run"], "is a folder", 2),
+        (cli.train, [data, "--seed", "9" * 40, "--out", tmp_path / "run"], "A seed of 999", 2),
+        (cli.train, [data, "--learning-rate", "nan", "--out", tmp_path / "run"], "learning rate of nan", 2),
         (cli.evaluate, [data, "--checkpoint", text], "not a checkpoint", 1),
         (cli.evaluate, [data], "which zoom", 2),
         (cli.zoom, [text, "--checkpoint", text, "-o", tmp_path / "a.png"], "not a checkpoint", 1),
@@ -137,6 +141,6 @@ def test_a_signal_saves_and_the_run_goes_on_from_there(data, tmp_path, number, s
     assert "Traceback" not in errors
     step = load_checkpoint(run / "model.pt").step
     assert f"Saved step {step} " in errors
-    more = call(cli.train, data, *QUICK, "--steps", step + 2, "--out", run, "--resume")
+    more = call(cli.train, data, "--steps", step + 2, "--out", run, "--resume")
     assert more.exit_code == 0, more.output
     assert load_checkpoint(run / "model.pt").step == step + 2

@@ -7,7 +7,7 @@ import json
 import cv2
 import pytest
 import torch
-from synthetic import write_set
+from synthetic import write_set, write_untrained
 
 from srraw_model.checkpoint import load_checkpoint
 from srraw_model.evaluate import evaluate_models, mean_scores, prepare_evaluation
@@ -92,6 +92,31 @@ def test_more_steps_may_be_asked_for_when_resuming(data, tmp_path):
     assert run(data, tmp_path / "run", steps=6, resume=True)[-1].step == 6
 
 
+def test_a_resumed_run_takes_its_options_from_the_checkpoint(data, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    unusual = {"seed": 5, "learning_rate": 2e-3, "rgb_distance": "cosine"}
+    run(data, whole, **unusual)
+    run(data, parts, until=2, **unusual)
+    rest = train(prepare_training(data, out=parts, resume=True, device="cpu", save_every=7))
+    assert [record.step for record in rest] == [3, 4, 5, 6]
+    assert same_weights(whole, parts)
+
+
+def test_a_run_with_vgg_weights_is_resumed_with_the_same(data, tmp_path, shared_data):
+    weights = shared_data / "weights/vgg_normalised_conv3_1.pth"
+    out = tmp_path / "run"
+    run(data, out, until=1, steps=2, vgg_weights=weights)
+    with pytest.raises(UserError, match="Give the same --vgg-weights"):
+        prepare_training(data, out=out, resume=True)
+    assert prepare_training(data, out=out, resume=True, vgg_weights=weights).step == 1
+
+
+def test_a_checkpoint_that_does_not_say_how_its_run_began_is_not_resumed(data, tmp_path):
+    write_untrained(tmp_path / "model.pt")
+    with pytest.raises(UserError, match="does not say how its run began"):
+        prepare_training(data, out=tmp_path, resume=True)
+
+
 def test_a_run_is_neither_replaced_nor_mixed_unasked(data, tmp_path):
     out = tmp_path / "run"
     run(data, out, steps=2)
@@ -102,6 +127,10 @@ def test_a_run_is_neither_replaced_nor_mixed_unasked(data, tmp_path):
         ({"resume": True, "overwrite": True}, "exclude"),
         ({"resume": True, "zoom": 8}, "trained for 4X, not for 8X"),
         ({"resume": True, "seed": 9}, "seed was 0 and is 9"),
+        (
+            {"resume": True, "learning_rate": 1e-4, "crop": 32},
+            "crop was 16 and is 32, learning_rate was 0.001",
+        ),
         ({"resume": True, "data": other}, "other pairs"),
     ):
         with pytest.raises(UserError, match=says) as caught:
@@ -114,17 +143,32 @@ def test_a_run_is_neither_replaced_nor_mixed_unasked(data, tmp_path):
 def test_bad_options_are_said_in_a_sentence(data, tmp_path):
     (tmp_path / "file").write_text("")
     for options, says in (
-        ({"preset": "huge"}, "There are paper, demo"),
+        ({"preset": "huge"}, "there are paper, demo"),
         ({"zoom": 8}, "holds no 8X pairs"),
         ({"crop": 17}, "not even"),
         ({"learning_rate": 5.0}, "learning rate"),
+        ({"learning_rate": 0.0}, "learning rate"),
+        ({"learning_rate": float("nan")}, "learning rate"),
+        ({"seed": 10**30}, "A seed of 1000"),
+        ({"seed": -1}, "seed"),
+        ({"steps": 10**30}, "steps"),
+        ({"steps": 0}, "steps"),
+        ({"batch": 10**9}, "batch"),
+        ({"l1_steps": -1}, "L1"),
+        ({"crop": 0}, "not even and at least 16"),
+        ({"workers": 10**6}, "--workers"),
+        ({"save_every": 0}, "--save-every"),
+        ({"rgb_distance": "miles"}, "no distance"),
+        ({"device": "meta"}, "no device 'meta'"),
+        ({"device": "cuda:99"}, "torch finds cpu"),
         ({"device": "abacus"}, "no device 'abacus'"),
         ({"resume": True}, "no run to resume"),
         ({"out": tmp_path / "file"}, "is a file"),
         ({"vgg_weights": tmp_path / "none.pth"}, "does not exist"),
     ):
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=says) as caught:
             prepare_training(**{"data": data, "out": tmp_path / "run", **QUICK, **options})
+        assert caught.value.exit_code == 2
     assert not (tmp_path / "run").exists()
 
 
