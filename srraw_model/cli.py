@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,18 +124,22 @@ def train(data: Path, dry_run: bool, quiet: bool, **options: Any) -> None:
 @click.option("--lpips-backbone", type=PATH, help="SqueezeNet 1.1 weights in torchvision's layout.")
 @click.option("--lpips-linear", type=PATH, help="LPIPS v0.1's linear layers for it.")
 @click.option("--out", type=PATH, default=Path("eval"), show_default=True, help="Folder for the tables.")
+@overwrite_option
 @json_option
 @quiet_option
 @version_option
-def evaluate(data: Path, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+def evaluate(data: Path, out: Path, overwrite: bool, as_json: bool, quiet: bool, **options: Any) -> None:
     """Compare checkpoints with bicubic on the pairs in DATA: PSNR, SSIM, LPIPS.
 
-    Writes metrics.md and metrics.csv into --out.
+    Writes metrics.md, metrics.csv and metrics.json into --out. What these hold already is not computed again;
+    further checkpoints and pairs are added.
 
     Example: srraw-eval srraw.h5 --checkpoint run/model.pt --out eval
     """
     from srraw_model.evaluate import (
         evaluate_models,
+        evaluation_record,
+        known_scores,
         mean_scores,
         prepare_evaluation,
         table_columns,
@@ -145,26 +148,21 @@ def evaluate(data: Path, out: Path, as_json: bool, quiet: bool, **options: Any) 
     )
 
     evaluation = prepare_evaluation(data, **options)
+    known = {} if overwrite else known_scores(evaluation, out)
     total = len(evaluation.pairs) * (1 + len(evaluation.networks))
     tracked = with_progress(
-        evaluate_models(evaluation), total, "Evaluating", unit="pictures", quiet=quiet or as_json
+        evaluate_models(evaluation, known), total, "Evaluating", unit="pictures", quiet=quiet or as_json
     )
     scores = list(tracked)
     table, csv_file = write_tables(evaluation, scores, out)
-    means = mean_scores(scores)
     if as_json:
-        print_json(
-            {
-                "protocol": evaluation.protocol,
-                "mean": [asdict(score) for score in means],
-                "pairs": [asdict(score) for score in scores],
-            }
-        )
+        print_json(evaluation_record(evaluation, scores))
     elif not quiet:
         model, *numbers = table_columns(evaluation)
-        print_table((model, *(f">{name}" for name in numbers)), table_rows(means))
+        print_table((model, *(f">{name}" for name in numbers)), table_rows(mean_scores(scores)))
         click.echo(click.wrap_text(evaluation.protocol, 80))
-        click.echo(f"\nWritten: {table} and {csv_file}.")
+        before = f"; {len(known)} of {total} pictures were evaluated before" if known else ""
+        click.echo(f"\nWritten: {table} and {csv_file}{before}.")
 
 
 class _CropType(click.ParamType):

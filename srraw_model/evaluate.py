@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +17,12 @@ from srraw_model.dataset import pairs_of
 from srraw_model.metrics import Lpips, load_lpips, psnr, ssim
 from srraw_model.network import PaperNetwork, SmallNetwork
 from srraw_model.pictures import Picture, bicubic_picture, output_picture, target_picture
-from srraw_tools import shards
+from srraw_tools import __version__, shards
 from srraw_tools.errors import UserError
-from srraw_tools.files import replacing
+from srraw_tools.files import read_json, replacing, sha256_of, write_json
 
 BICUBIC = "bicubic"
-TABLE_FILE, SCORES_FILE = "metrics.md", "metrics.csv"
+RECORD_FILE, TABLE_FILE, SCORES_FILE = "metrics.json", "metrics.md", "metrics.csv"
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,22 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is compared: pairs of a split, under the stated protocol."""
+    """What is compared: pairs of a split, under the stated protocol.
+
+    Attributes:
+        pairs: by name, the hash of what each was packed from.
+        networks, hashes: by the model's name in tables, and its checkpoint's hash.
+        options: what else decides the numbers, as JSON keeps it.
+    """
 
     data: Path
     zoom: int
     split: str
-    pairs: tuple[str, ...]
+    pairs: dict[str, str]
     networks: dict[str, PaperNetwork | SmallNetwork]
+    hashes: dict[str, str]
     lpips: Lpips | None
+    options: dict[str, Any]
 
     @property
     def protocol(self) -> str:
@@ -86,34 +96,84 @@ def prepare_evaluation(
             "LPIPS needs two files.", "Give --lpips-backbone and --lpips-linear together.", wrong_use=True
         )
     networks: dict[str, PaperNetwork | SmallNetwork] = {}
+    hashes: dict[str, str] = {}
     for path in checkpoints:
         checkpoint = load_checkpoint(path, zoom=zoom)
         zoom = checkpoint.zoom
         name = checkpoint.label if checkpoint.label not in networks else f"{checkpoint.label}, {path}"
-        networks[name] = checkpoint.make_network()
+        networks[name], hashes[name] = checkpoint.make_network(), sha256_of(path)
     if zoom is None:
         raise UserError(
             "Nothing says which zoom to evaluate.", "Give --checkpoint or --zoom.", wrong_use=True
         )
     with shards.open(data) as reader:
-        pairs = tuple(pair.name for pair in pairs_of(reader, zoom=zoom, split=split))
-    lpips = load_lpips(lpips_backbone, lpips_linear) if lpips_backbone and lpips_linear else None
-    return Evaluation(Path(data), zoom, split, pairs, networks, lpips)
+        pairs = {pair.name: pair.input_hash for pair in pairs_of(reader, zoom=zoom, split=split)}
+        options = {"zoom": zoom, "split": split, "target": reader.options.get("target"), "lpips": None}
+    lpips = None
+    if lpips_backbone and lpips_linear:
+        lpips = load_lpips(lpips_backbone, lpips_linear)
+        options["lpips"] = [sha256_of(lpips_backbone), sha256_of(lpips_linear)]
+    return Evaluation(Path(data), zoom, split, pairs, networks, hashes, lpips, options)
 
 
-def evaluate_models(evaluation: Evaluation) -> Iterator[Score]:
-    """Score bicubic and every network on every pair; pair by pair, bicubic first."""
+def known_scores(evaluation: Evaluation, out: Path) -> dict[tuple[str, str], Score]:
+    """The scores that the tables in `out` hold already, by pair and model; none where there are no tables.
+
+    Raises:
+        UserError: the tables there hold what this evaluation would not: made by other options, or of
+            checkpoints or pairs that it lacks or that have changed.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file.", "Give --out a folder.", wrong_use=True)
+    if not any((out / name).exists() for name in (RECORD_FILE, TABLE_FILE, SCORES_FILE)):
+        return {}
+    hint = "Give --overwrite to replace them, or another --out."
+    try:
+        record = read_json(out / RECORD_FILE)
+        options, pairs, models = record["options"], record["inputs"].items(), record["models"].items()
+        scores = [Score(**score) for score in record["pairs"]]
+    except (UserError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{out} holds tables that do not say what they are of.", hint, wrong_use=True
+        ) from error
+    if options != evaluation.options:
+        raise UserError(f"{out} holds tables made by other options.", hint, wrong_use=True)
+    if not pairs <= evaluation.pairs.items() or not models <= evaluation.hashes.items():
+        raise UserError(
+            f"{out} holds tables of other checkpoints or pairs, or they have changed since.",
+            hint,
+            wrong_use=True,
+        )
+    return {
+        (score.pair, score.model): replace(score, psnr_db=math.inf) if score.psnr_db is None else score
+        for score in scores
+    }
+
+
+def evaluate_models(
+    evaluation: Evaluation, known: Mapping[tuple[str, str], Score] | None = None
+) -> Iterator[Score]:
+    """Score bicubic and every network on every pair, pair by pair, bicubic first; `known` scores are kept."""
+    known, models = known or {}, [BICUBIC, *evaluation.networks]
     with shards.open(evaluation.data) as reader:
         for pair in reader.select(zoom=evaluation.zoom, split=evaluation.split):
+            if all((pair.name, model) in known for model in models):
+                yield from (known[pair.name, model] for model in models)
+                continue
             data = reader.read(pair)
             if not data.valid.any():
                 raise UserError(f"{pair.name} of {evaluation.data} has no valid target pixel.", "Pack again.")
             target = _as_tensor(target_picture(pair, data))
             valid = torch.from_numpy(data.valid)[None, None]
-            made = {BICUBIC: bicubic_picture(pair, data)}
-            made |= {name: output_picture(net, pair, data) for name, net in evaluation.networks.items()}
-            for name, picture in made.items():
-                yield _score(pair.name, name, _as_tensor(picture), target, valid, evaluation.lpips)
+            for model in models:
+                if (pair.name, model) in known:
+                    yield known[pair.name, model]
+                    continue
+                if model == BICUBIC:
+                    picture = bicubic_picture(pair, data)
+                else:
+                    picture = output_picture(evaluation.networks[model], pair, data)
+                yield _score(pair.name, model, _as_tensor(picture), target, valid, evaluation.lpips)
 
 
 def _score(pair: str, model: str, image: Tensor, target: Tensor, valid: Tensor, lpips: Lpips | None) -> Score:
@@ -162,8 +222,29 @@ def table_columns(evaluation: Evaluation) -> tuple[str, str, str, str]:
     return "model", "PSNR dB", "SSIM", lpips
 
 
+def evaluation_record(evaluation: Evaluation, scores: Sequence[Score]) -> dict[str, Any]:
+    """What was compared, and the scores, as JSON keeps them: PSNR is null where two pictures are equal."""
+
+    def plain(score: Score) -> dict[str, Any]:
+        return {**asdict(score), "psnr_db": score.psnr_db if math.isfinite(score.psnr_db) else None}
+
+    return {
+        "created_by": f"srraw {__version__}",
+        "protocol": evaluation.protocol,
+        "options": evaluation.options,
+        "inputs": evaluation.pairs,
+        "models": evaluation.hashes,
+        "mean": [plain(score) for score in mean_scores(scores)],
+        "pairs": [plain(score) for score in scores],
+    }
+
+
 def write_tables(evaluation: Evaluation, scores: Sequence[Score], out: Path) -> tuple[Path, Path]:
-    """Write the table of means, and of every pair, as Markdown and CSV into the folder `out`."""
+    """Write the table of means, and of every pair, as JSON, Markdown and CSV into the folder `out`.
+
+    Returns:
+        The Markdown and the CSV file. What was there is replaced; `known_scores` says whether it may be.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -179,6 +260,7 @@ def write_tables(evaluation: Evaluation, scores: Sequence[Score], out: Path) -> 
     lines += ["", "## Every pair", ""]
     rows = [(s.pair, *row) for s, row in zip(scores, table_rows(scores), strict=True)]
     lines += _markdown(("pair", *columns), rows)
+    write_json(out / RECORD_FILE, evaluation_record(evaluation, scores))
     table, all_scores = out / TABLE_FILE, out / SCORES_FILE
     with replacing(table) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

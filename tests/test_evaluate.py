@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
+import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,7 +13,13 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from synthetic import write_set, write_untrained
 
-from srraw_model.evaluate import evaluate_models, mean_scores, prepare_evaluation, write_tables
+from srraw_model.evaluate import (
+    evaluate_models,
+    known_scores,
+    mean_scores,
+    prepare_evaluation,
+    write_tables,
+)
 from srraw_model.pictures import bicubic_picture, target_picture
 from srraw_tools import shards
 from srraw_tools.errors import UserError
@@ -85,6 +94,42 @@ def test_the_tables_on_disk_say_the_same_and_state_the_protocol(data, checkpoint
         assert (row["pair"], row["model"]) == (score.pair, score.model)
         assert float(row["psnr_db"]) == score.psnr_db
         assert f"{score.psnr_db:.2f} | {score.ssim:.4f} | - |" in text
+
+
+def test_what_is_in_the_tables_is_not_computed_again_and_more_is_added(data, checkpoint, tmp_path):
+    out, other = tmp_path / "eval", write_untrained(tmp_path / "other.pt", seed=1)
+    first = prepare_evaluation(data, checkpoints=[checkpoint])
+    assert known_scores(first, out) == {}
+    scores = list(evaluate_models(first))
+    scores[0] = replace(scores[0], psnr_db=math.inf)  # as of two equal pictures; and unlike what is computed
+    write_tables(first, scores, out)
+    assert list(evaluate_models(first, known_scores(first, out))) == scores
+    more = prepare_evaluation(data, checkpoints=[checkpoint, other])
+    grown = list(evaluate_models(more, known_scores(more, out)))
+    assert [score for score in grown if "other.pt" not in score.model] == scores
+    assert len(grown) == 6
+
+
+def test_tables_of_something_else_are_not_replaced_unasked(data, checkpoint, tmp_path):
+    out, retrained = tmp_path / "eval", tmp_path / "model.pt"
+    shutil.copyfile(checkpoint, retrained)
+    evaluation = prepare_evaluation(data, checkpoints=[retrained])
+    write_tables(evaluation, list(evaluate_models(evaluation)), out)
+    write_untrained(retrained, seed=2)
+    for options, says in (
+        ({"checkpoints": [retrained]}, "changed since"),
+        ({"zoom": 4}, "other checkpoints"),
+        ({"checkpoints": [checkpoint], "split": "train"}, "other options"),
+    ):
+        with pytest.raises(UserError, match=says) as caught:
+            known_scores(prepare_evaluation(data, **options), out)
+        assert "--overwrite" in caught.value.hint
+        assert caught.value.exit_code == 2
+    with pytest.raises(UserError, match="is a file"):
+        known_scores(evaluation, retrained)
+    (out / "metrics.json").unlink()
+    with pytest.raises(UserError, match="do not say"):
+        known_scores(evaluation, out)
 
 
 def test_lpips_is_computed_where_weights_are_at_hand(data, shared_data):

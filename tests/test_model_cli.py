@@ -74,11 +74,16 @@ def test_train_evaluate_in_order(data, tmp_path):
     for said in ("bicubic", "demo (L1, then CoBi_RGB)", "PSNR", "as-is", "metrics.csv"):
         assert said in result.output
     assert max(len(line) for line in result.stdout.splitlines() if str(tmp_path) not in line) <= 80
-    result = call(cli.evaluate, data, "--checkpoint", run / "model.pt", "--out", tmp_path / "eval", "--json")
+    arguments = (data, "--checkpoint", run / "model.pt", "--out", tmp_path / "eval")
+    result = call(cli.evaluate, *arguments, "--json")
     assert {score["model"] for score in json.loads(result.stdout)["mean"]} == {
         "bicubic",
         "demo (L1, then CoBi_RGB)",
     }
+    assert "2 of 2 pictures were evaluated before" in call(cli.evaluate, *arguments).output
+    result = call(cli.evaluate, *arguments, "--split", "val")
+    assert (result.exit_code, "--overwrite" in result.output) == (2, True)
+    assert call(cli.evaluate, *arguments, "--split", "val", "--overwrite").exit_code == 0
 
 
 def test_a_dry_run_says_what_and_writes_nothing(data, tmp_path):
