@@ -21,7 +21,7 @@ from srraw_tools.simulate import lens, objects, render, shoot
 from srraw_tools.simulate.lens import Imaging
 from srraw_tools.simulate.objects import Material
 from srraw_tools.simulate.physics import Optics, Sensor
-from srraw_tools.simulate.plan import Plan
+from srraw_tools.simulate.plan import OPTICS_RANGES, SENSOR_RANGES, Plan
 from srraw_tools.simulate.raster import fill_leaves, fill_polygons, join, leaf_outlines
 from srraw_tools.simulate.scene import Plane, Scene, build_scene
 from srraw_tools.simulate.sensor import aperture_kernel, colour_data, digitise
@@ -448,6 +448,32 @@ def test_senseless_requests_are_refused_in_a_sentence(tmp_path):
     simulate_sequence(tmp_path, name="a", focal_mm=(50, 100), size=(64, 96))
     with pytest.raises(UserError, match="never overwritten"):
         simulate_sequence(tmp_path, name="a", focal_mm=(50, 100), size=(64, 96))
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e300", "-1"])
+@pytest.mark.parametrize("name", [*OPTICS_RANGES, *SENSOR_RANGES, "near_m", "seed"])
+def test_a_number_out_of_its_range_is_named_and_nothing_is_begun(tmp_path, name, value):
+    option = f"--{name.replace('_', '-')}"
+    result = CliRunner().invoke(main, ["simulate", "--out", str(tmp_path / "out"), option, value])
+    assert result.exit_code == 2, result.output
+    assert option in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_range_holds_what_is_usual_and_what_is_the_default():
+    for options, ranges in ((Optics(), OPTICS_RANGES), (Sensor(), SENSOR_RANGES)):
+        numbers = {field.name for field in fields(options) if field.type in ("int", "float")}
+        assert numbers - {"white_level"} == set(ranges)
+        for name, (least, most, usual) in ranges.items():
+            assert least <= usual <= most
+            assert least <= getattr(options, name) <= most
+
+
+def test_a_blur_that_takes_hours_is_refused(tmp_path):
+    optics = Optics(near_m=(1.0,), depth_of_field=True, f_number=1.0)
+    with pytest.raises(UserError, match="would blur by 435 pixels"):
+        simulate_sequence(tmp_path, name="a", optics=optics)
 
 
 def test_the_command_offers_every_physical_option_with_its_default():

@@ -14,7 +14,7 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing b
 dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is there already.")
 jobs_option = click.option(
-    "-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes to work in."
+    "-j", "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes to work in."
 )
 PATH = click.Path(path_type=Path)
 
@@ -37,7 +37,7 @@ class NumberList(click.ParamType):
         except ValueError:
             self.fail(f"'{value}' is not a list of numbers such as 4,8.", param, ctx)
         if not all(0 < number < float("inf") for number in numbers):
-            self.fail(f"'{value}' holds a number that is not positive.", param, ctx)
+            self.fail(f"'{value}' holds a number that is not positive, or not finite.", param, ctx)
         return numbers
 
 
