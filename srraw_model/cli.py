@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-zoom_option = click.option("--zoom", type=int, help="2, 4 or 8; the checkpoint's unless given.")
+
+def _zoom_option(told: str) -> Callable[..., Any]:
+    """--zoom as a number, or None."""
+    return click.option(
+        "--zoom",
+        type=click.Choice(["2", "4", "8"]),
+        callback=lambda _context, _option, value: value and int(value),
+        help=told,
+    )
+
+
+zoom_option = _zoom_option("The checkpoint's unless given.")
 device_option = click.option("--device", help="cpu, cuda or cuda:N; a GPU where there is one unless given.")
 version_option = click.version_option(__version__, prog_name="srraw")
 
@@ -43,12 +54,7 @@ version_option = click.version_option(__version__, prog_name="srraw")
 @click.command("srraw-train", context_settings=SETTINGS)
 @click.argument("data", type=PATH)
 @click.option("--out", type=PATH, default=Path("run"), show_default=True, help="Folder of the run.")
-@click.option(
-    "--zoom",
-    type=click.Choice(["2", "4", "8"]),
-    callback=lambda _context, _option, value: value and int(value),
-    help=f"Which pairs to train on.  [default: {ZOOM}]",
-)
+@_zoom_option(f"Which pairs to train on.  [default: {ZOOM}]")
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
@@ -183,7 +189,7 @@ class _CropType(click.ParamType):
 @click.option("--crop", type=_CropType(), help="Part of the raw's frame, in its pixels, before it is turned.")
 @click.option(
     "--tile",
-    type=click.IntRange(16),
+    type=int,
     default=256,
     show_default=True,
     help="Side of a tile in pixels of the raw, even: larger is faster and takes more memory.",

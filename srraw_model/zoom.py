@@ -18,6 +18,8 @@ from srraw_tools.errors import UserError
 from srraw_tools.files import replacing
 from srraw_tools.raw import RawImage, read_raw, render_srgb, to_uint8
 
+MAX_TILE = 4096  # mosaic pixels; the memory that a tile takes grows with its area
+
 
 @dataclass(frozen=True)
 class ZoomJob:
@@ -78,8 +80,10 @@ def prepare_zoom(
         )
     if not out.parent.is_dir():
         raise UserError(f"The folder {out.parent} does not exist.", "Make it first.", wrong_use=True)
-    if tile < 16 or tile % 2:
-        raise UserError(f"A tile of {tile} mosaic pixels is not even and at least 16.", wrong_use=True)
+    if not 16 <= tile <= MAX_TILE or tile % 2:
+        raise UserError(
+            f"A tile of {tile} mosaic pixels is not even and from 16 to {MAX_TILE}.", wrong_use=True
+        )
     on = chosen_device(device)
     trained = load_checkpoint(checkpoint, zoom=zoom)
     raw = read_raw(photo)
