@@ -9,7 +9,7 @@ from srraw_tools.errors import UserError
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Describe a raw file, a sequence folder, a folder of sequences, an alignment.json or an srraw.h5.
+    """Describe a raw file, a sequence folder or a folder of them, alignment.json, truth.json or an srraw.h5.
 
     Returns:
         Plain values that JSON can hold; "kind" says what it is, and "rows", where there is, holds one
@@ -48,6 +48,7 @@ def _describe_raw(path: Path) -> dict[str, Any]:
         "iso": exif.iso,
         "width": raw.size[1],
         "height": raw.size[0],
+        "orientation": exif.orientation,
         "cfa": raw.cfa,
         "black_level": list(raw.black_level),
         "white_level": raw.white_level,
@@ -65,6 +66,8 @@ def _describe_folder(path: Path) -> dict[str, Any]:
     folders = find_sequences([path])
     if folders == [path]:
         sequence = read_sequence(path)
+        unplaced = [shot.file for shot in sequence.shots if shot.focal_nominal is None]
+        notes = [f"no focal length is known of {', '.join(unplaced)}; no pairs are made with them"]
         return {
             "kind": "sequence",
             "name": sequence.name,
@@ -72,6 +75,7 @@ def _describe_folder(path: Path) -> dict[str, Any]:
             "planned_mm": list(sequence.planned_mm),
             "complete": sequence.complete,
             "aligned": (path / ALIGNMENT_FILE).exists(),
+            "notes": notes if unplaced else [],
             "rows": [
                 {
                     "file": shot.file,
@@ -101,10 +105,20 @@ def _describe_folder(path: Path) -> dict[str, Any]:
 
 def _describe_json(path: Path) -> dict[str, Any]:
     from srraw_tools.alignment import read_alignment
+    from srraw_tools.files import read_json
     from srraw_tools.sequence import SEQUENCE_FILE
 
     if path.name == SEQUENCE_FILE:
         return _describe_folder(path.parent)
+    record = read_json(path)
+    found = record.get("format") if isinstance(record, dict) else None
+    if found == "srraw-truth":
+        return _describe_truth(record, path)
+    if found != "srraw-alignment":
+        raise UserError(
+            f"{path} is JSON, but none that srraw describes.",
+            "Give a sequence.json, an alignment.json or a truth.json.",
+        )
     pairs = read_alignment(path)
     return {
         "kind": "alignment",
@@ -125,6 +139,30 @@ def _describe_json(path: Path) -> dict[str, Any]:
     }
 
 
+def _describe_truth(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The geometry of a simulated sequence, which no other stage reads."""
+    try:
+        return {
+            "kind": "truth of a simulated sequence",
+            "pairs": len(record["pairs"]),
+            "width": record["size"][1],
+            "height": record["size"][0],
+            "planes_m": ["infinity" if plane is None else plane for plane in record["planes_m"]],
+            "rows": [
+                {
+                    "file": shot["file"],
+                    "true mm": shot["focal_true"],
+                    "rotation deg": shot["rotation_deg"],
+                    "shift px": list(shot["shift_px"]),
+                    "k1": shot["k1"],
+                }
+                for shot in record["shots"]
+            ],
+        }
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path} is damaged: {error!r}.", "Simulate the sequence again.") from error
+
+
 def _describe_shards(path: Path) -> dict[str, Any]:
     from srraw_tools import shards
 
@@ -134,7 +172,7 @@ def _describe_shards(path: Path) -> dict[str, Any]:
             "created_by": reader.created_by,
             "zooms": list(reader.zooms),
             "shards": [shard.name for shard in shards.shard_files(path)] or [path.name],
-            "options": {k: v for k, v in reader.options.items() if not isinstance(v, dict)},
+            "options": {k: "by a file" if isinstance(v, dict) else v for k, v in reader.options.items()},
             "pairs": len(reader.pairs),
             "rows": [
                 {

@@ -96,11 +96,33 @@ def test_inspect_says_what_each_thing_is(sequences):
         (folder, "sequence"),
         (folder / "sequence.json", "sequence"),
         (folder / "alignment.json", "alignment"),
+        (folder / "truth.json", "truth of a simulated sequence"),
         (sequences / "srraw.h5", "packed pairs"),
     ):
         record = json.loads(srraw("inspect", path, "--json").stdout)
         assert record["kind"] == kind
-        assert max(len(line) for line in srraw("inspect", path).stdout.splitlines()) <= 80
+        text = srraw("inspect", path).stdout
+        assert max(len(line) for line in text.splitlines()) <= 80
+        assert not set("{}[]'") & set(text)  # for people, not for Python
+    assert "compression none; split 80, 10, 10; target camera" in text
+
+
+def test_inspect_says_that_focal_lengths_are_missing(odd_files):
+    result = srraw("inspect", odd_files / "without_focal", "--json")
+    assert json.loads(result.stdout)["notes"] == [
+        "no focal length is known of 00001.dng, 00002.dng; no pairs are made with them"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("{}", "none that srraw describes"), ('{"format": "srraw-truth", "size": 3}', "damaged"), ("[", "JSON")],
+)
+def test_inspect_does_not_take_other_json_for_an_alignment(tmp_path, text, says):
+    (tmp_path / "truth.json").write_text(text)
+    result = srraw("inspect", tmp_path / "truth.json")
+    assert result.exit_code == 1
+    assert says in sentence_of(result)
 
 
 def test_align_and_pack_print_tables_of_80_columns_and_json(sequences):

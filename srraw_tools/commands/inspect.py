@@ -16,7 +16,7 @@ from srraw_tools.terminal import print_table
 @click.argument("path", type=PATH)
 @json_option
 def inspect(path: Path, as_json: bool) -> None:
-    """Say what PATH holds: a raw file, a sequence, an alignment or an HDF5 file of pairs.
+    """Say what PATH holds: a raw file, a sequence, an alignment, a truth or an HDF5 file of pairs.
 
     Example: srraw inspect photo.dng
     """
@@ -36,8 +36,12 @@ def inspect(path: Path, as_json: bool) -> None:
 
 
 def _plain(value: Any) -> str:
-    if value is None:
+    if value is None or value == []:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {_plain(part)}" for key, part in value.items())
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, (list, tuple)):
