@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from srraw_tools import __version__, ecc, geometry, parallel, registration
+from srraw_tools import __version__, ecc, geometry, joint, parallel
 from srraw_tools.alignment import ALIGNMENT_FILE, PairAlignment, aligned_inputs, pairs_of, read_record
 from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of, write_json
+from srraw_tools.gain import fit_gain
 from srraw_tools.raw import half_size_rgb, luminance, read_raw
 from srraw_tools.sequence import (
-    SEQUENCE_FILE,
     ZOOMS,
+    Sequence,
     Shot,
     changed_shots,
     choose_pairs,
     read_sequence,
     sequence_name,
+    snapped,
 )
 
 MOTIONS = tuple(ecc.GENERATORS)
@@ -103,28 +105,37 @@ def align_sequence(
     path = (out / sequence.name if out else folder) / ALIGNMENT_FILE
     zooms = tuple(sorted(set(zooms)))
     options = {"zooms": list(zooms), "motion": motion, "nominal_scale": nominal_scale}
-    unplaced = [shot.file for shot in sequence.shots if shot.focal_nominal is None]
-    pairs = [(zoom, low, high) for zoom in zooms for low, high in choose_pairs(sequence, zoom)]
-    if not pairs and unplaced:
-        raise UserError(
-            f"{folder}: no focal length is known of {', '.join(unplaced)}, so no pairs can be chosen.",
-            f"Write a {SEQUENCE_FILE} with the focal_planned of each shot.",
-        )
-    names = sorted({shot.file for _, low, high in pairs for shot in (low, high)})
-    missing = [name for name in names if not (folder / name).is_file()]
-    inputs = {name: sha256_of(folder / name) for name in names if name not in missing}
+    shots = _useful(sequence, zooms)
+    missing = [shot.file for shot in shots if not (folder / shot.file).is_file()]
+    inputs = {shot.file: sha256_of(folder / shot.file) for shot in shots if shot.file not in missing}
     done = _done_before(path, options, inputs, overwrite)
     if done is not None:
         return SequenceAlignment(sequence.name, folder, path, done, skipped=True)
     changed = changed_shots(sequence, inputs)
-    images, failures = _read_views(folder, [name for name in inputs if name not in changed])
+    views, failures = _read_views(folder, [name for name in inputs if name not in changed])
     failures += [str(error) for error in changed.values()]
-    # A file that states no focal length may be one that nothing can read.
-    failures += _read_views(folder, [name for name in unplaced if (folder / name).is_file()])[1]
+    group = "similarity" if motion == "euclidean" and not nominal_scale else motion
+    images = {name: view.luminance for name, view in views.items()}
+    focals = {shot.file: shot.focal_mm or shot.focal_planned for shot in shots if shot.file in views}
+    neighbours = joint.link_neighbours(images, focals, motion=group, keep_scale=nominal_scale)
+    shown = joint.focals_by_images(
+        neighbours, focals, {name: view.luminance.shape for name, view in views.items()}
+    )
+    sequence, warnings = _focals_checked(sequence, shown)
+    pairs = [(zoom, low, high) for zoom in zooms for low, high in choose_pairs(sequence, zoom)]
+    paired = {zoom for zoom, _, _ in pairs}
+    warnings += [f"no two focal lengths make a pair for {zoom}X" for zoom in zooms if zoom not in paired]
+    pairs = [pair for pair in pairs if pair[1].file in views and pair[2].file in views]
+    if nominal_scale:
+        shown = {}
+    focals = {
+        shot.file: shown.get(shot.file) or shot.focal_mm or shot.focal_nominal for shot in sequence.shots
+    }
+    ratios = {(low.file, high.file): focals[high.file] / focals[low.file] for _, low, high in pairs}
+    found = joint.register_pairs(images, ratios, neighbours, motion=group, keep_scale=nominal_scale)
     aligned = tuple(
-        _align_pair(images[low.file], images[high.file], low, high, zoom, motion, nominal_scale)
+        _aligned(views[low.file], views[high.file], zoom, low, high, motion, found[low.file, high.file])
         for zoom, low, high in pairs
-        if low.file in images and high.file in images
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,13 +152,38 @@ def align_sequence(
     if not failures:  # a damaged file costs its own pairs now; the next run tries it again
         record["complete"] = True
     write_json(path, record)
-    warnings = [f"{name} is missing" for name in missing]
-    if unplaced:
-        warnings.append(f"no focal length is known of {', '.join(unplaced)}; no pairs are made with them")
-    warnings += sorted({note for view in images.values() for note in view.notes})
-    paired = {zoom for zoom, _, _ in pairs}
-    warnings += [f"no two focal lengths make a pair for {zoom}X" for zoom in zooms if zoom not in paired]
+    warnings = [f"{name} is missing" for name in missing] + warnings
+    warnings += sorted({note for view in views.values() for note in view.notes})
     return SequenceAlignment(sequence.name, folder, path, aligned, tuple(warnings), tuple(failures))
+
+
+def _useful(sequence: Sequence, zooms: tuple[int, ...]) -> list[Shot]:
+    """The shots of the pairs, those between them, and those whose focal length only the images can tell."""
+    focals = [shot.focal_nominal for zoom in zooms for pair in choose_pairs(sequence, zoom) for shot in pair]
+    unplaced = [shot for shot in sequence.shots if shot.focal_nominal is None]
+    if unplaced:
+        return list(sequence.shots)
+    if not focals:
+        return []
+    return [shot for shot in sequence.shots if min(focals) <= shot.focal_nominal <= max(focals)]
+
+
+def _focals_checked(sequence: Sequence, by_images: dict[str, float]) -> tuple[Sequence, list[str]]:
+    """The sequence with focal lengths as the images show them where EXIF is silent or wrong; and what was."""
+    shots, warnings = [], []
+    for shot in sequence.shots:
+        shown = by_images.get(shot.file)
+        if shown is None:
+            if shot.focal_nominal is None:
+                warnings.append(f"no focal length is known of {shot.file}; no pairs are made with it")
+        elif shot.focal_mm is None:
+            warnings.append(f"{shot.file} states no focal length; the images show {shown:.3g}")
+            shot = replace(shot, focal_planned=shot.focal_planned or snapped(shown))
+        elif abs(shown / shot.focal_mm - 1) > joint.FOCAL_TOLERANCE:
+            warnings.append(f"{shot.file} states {shot.focal_mm:.4g} mm; the images show {shown:.3g} mm")
+            shot = replace(shot, focal_planned=shot.focal_planned or snapped(shown))
+        shots.append(shot)
+    return replace(sequence, shots=tuple(shots)), warnings
 
 
 def _check_options(zooms: tuple[int, ...], motion: str, nominal_scale: bool) -> None:
@@ -206,32 +242,29 @@ def _read_views(folder: Path, names: list[str]) -> tuple[dict[str, _View], list[
     return views, failures
 
 
-def _align_pair(
+def _aligned(
     low_view: _View,
     high_view: _View,
+    zoom: int,
     low: Shot,
     high: Shot,
-    zoom: int,
     motion: str,
-    nominal_scale: bool,
+    found: joint.PairRegistration,
 ) -> PairAlignment:
-    low_light, high_light = low_view.luminance, high_view.luminance
-    ratio = high.focal_mm / low.focal_mm if low.focal_mm and high.focal_mm else None
-    expected = ratio or high.focal_nominal / low.focal_nominal
-    start = registration.centred_start(low_light.shape, high_light.shape, expected)
-    group = "similarity" if motion == "euclidean" and not nominal_scale else motion
-    found = registration.register(low_light, high_light, start, motion=group, keep_scale=nominal_scale)
     scale, _ = geometry.scale_and_rotation(found.low_to_high)
     reason, crop, gain = found.reason, None, (1.0, 1.0, 1.0)
     try:
-        crop = geometry.even_crop_of_view(found.low_to_high, low_light.shape, high_light.shape)
+        crop = geometry.even_crop_of_view(
+            found.low_to_high, low_view.luminance.shape, high_view.luminance.shape
+        )
     except ValueError:
         reason = reason or "the two shots do not see a common field"
     if reason is None:
         half = geometry.scaling(2.0)  # from pixels of the half-size images to those of the full ones
-        gain = registration.fit_gain(
+        gain = fit_gain(
             low_view.half_size_rgb, high_view.half_size_rgb, np.linalg.inv(half) @ found.low_to_high @ half
         )
+    known = low.focal_mm and high.focal_mm
     return PairAlignment(
         low=low.file,
         high=high.file,
@@ -239,13 +272,18 @@ def _align_pair(
         focal_high=high.focal_mm,
         zoom=zoom,
         scale_offset=scale / zoom,
-        scale_offset_nominal=ratio / zoom if ratio else None,
+        scale_offset_nominal=high.focal_mm / low.focal_mm / zoom if known else None,
         crop=crop,
         motion=motion,
         low_to_high=found.low_to_high.tolist(),
         gain=gain,
         score=found.score,
-        residual_px=found.residual_px if np.isfinite(found.residual_px) else None,
+        residual_px=_finite(found.residual_px),
+        expected_error_px=_finite(found.expected_error_px),
         status="ok" if reason is None else "rejected",
         reason=reason,
     )
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -15,7 +15,9 @@ from srraw_tools.files import read_json
 from srraw_tools.sequence import ZOOMS
 
 ALIGNMENT_FILE = "alignment.json"
-OPTIONAL = {"scale_offset_nominal": None, "residual_px": None, "reason": None}  # keys that may be absent
+OPTIONAL = dict.fromkeys(  # keys that may be absent
+    ("scale_offset_nominal", "residual_px", "expected_error_px", "reason")
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class PairAlignment:
     gain: tuple[float, float, float]
     score: float
     residual_px: float | None
+    expected_error_px: float | None
     status: str
     reason: str | None
 

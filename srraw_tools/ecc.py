@@ -46,7 +46,14 @@ GENERATORS: dict[str, tuple[Matrix, ...]] = {
 
 
 def maximise(
-    template: Image, template_seen: Image, image: Image, image_seen: Image, start: Matrix, motion: str
+    template: Image,
+    template_seen: Image,
+    image: Image,
+    image_seen: Image,
+    start: Matrix,
+    motion: str,
+    *,
+    pixel: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[Matrix, float]:
     """Refine the map from template to image pixels, from a start that is off by a few pixels at most.
 
@@ -57,6 +64,8 @@ def maximise(
         template, image: (h, w) and (H, W) float32, normalised to a local mean of 0.
         template_seen, image_seen: of the same shapes, 1 where a pixel may be compared, else 0.
         motion: a key of GENERATORS.
+        pixel: width and height of a template pixel in the frame in which the motion is meant. An image that
+            was reduced to whole pixels has them not quite square, and there a rotation is none.
 
     Returns:
         The map, and the correlation coefficient over what both see (-1 where that is next to nothing).
@@ -64,10 +73,11 @@ def maximise(
     generators = GENERATORS[motion]
     height, width = template.shape
     # Coordinates about the centre, in units of the half diagonal, condition the normal equations.
-    unit = np.hypot(height, width) / 2
-    centred_to_low = geometry.translation((width - 1) / 2, (height - 1) / 2) @ np.diag([unit, unit, 1])
-    x = ((np.arange(width, dtype=np.float32) - (width - 1) / 2) / unit)[None, :]
-    y = ((np.arange(height, dtype=np.float32) - (height - 1) / 2) / unit)[:, None]
+    half_diagonal = np.hypot(height * pixel[1], width * pixel[0]) / 2
+    units = half_diagonal / pixel[0], half_diagonal / pixel[1]  # in template pixels
+    centred_to_low = geometry.translation((width - 1) / 2, (height - 1) / 2) @ np.diag([*units, 1])
+    x = ((np.arange(width, dtype=np.float32) - (width - 1) / 2) / units[0])[None, :]
+    y = ((np.arange(height, dtype=np.float32) - (height - 1) / 2) / units[1])[:, None]
     corners = geometry.frame_corners(template.shape)
     best, best_score = start, -1.0
     current = start
@@ -86,11 +96,11 @@ def maximise(
             best, best_score = current, score
         elif score < best_score - 1e-3:
             break  # a step that made it worse: the last good one stands
-        jacobian = _jacobian(moving, x, y, unit, generators)[:, inside]
+        jacobian = _jacobian(moving, x, y, units, generators)[:, inside]
         step = _step(jacobian, t, i)
         if step is None:
             break
-        move = _exponential(np.tensordot(step, np.array(generators), 1))
+        move = exponential(np.tensordot(step, np.array(generators), 1))
         updated = current @ centred_to_low @ move @ np.linalg.inv(centred_to_low)
         if not np.all(np.isfinite(updated)):
             break
@@ -114,10 +124,20 @@ def warped(
     return moving, cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=0).astype(np.float32)
 
 
-def _jacobian(image: Image, x: Image, y: Image, unit: float, generators: tuple[Matrix, ...]) -> Image:
+def gradients(image: Image) -> tuple[Image, Image]:
+    """Central differences of an image along x and y, per pixel."""
+    difference, here = np.float32([-0.5, 0, 0.5]), np.float32([1])
+    return (
+        cv2.sepFilter2D(image, cv2.CV_32F, difference, here),
+        cv2.sepFilter2D(image, cv2.CV_32F, here, difference),
+    )
+
+
+def _jacobian(
+    image: Image, x: Image, y: Image, units: tuple[float, float], generators: tuple[Matrix, ...]
+) -> Image:
     """Derivative of the warped image along each generator, (parameters, H, W)."""
-    gx = cv2.sepFilter2D(image, cv2.CV_32F, np.float32([-0.5, 0, 0.5]), np.float32([1])) * np.float32(unit)
-    gy = cv2.sepFilter2D(image, cv2.CV_32F, np.float32([1]), np.float32([-0.5, 0, 0.5])) * np.float32(unit)
+    gx, gy = (g * np.float32(unit) for g, unit in zip(gradients(image), units, strict=True))
     planes = []
     for g in generators:
         u = g[0, 0] * x + g[0, 1] * y + g[0, 2] - x * (g[2, 0] * x + g[2, 1] * y)
@@ -141,7 +161,7 @@ def _step(jacobian: Image, t: Image, i: Image) -> npt.NDArray[np.float64] | None
     return (numerator / denominator) * solved_t - solved_i
 
 
-def _exponential(matrix: Matrix) -> Matrix:
+def exponential(matrix: Matrix) -> Matrix:
     """exp of a small 3x3 matrix by its series."""
     total = term = np.eye(3)
     for k in range(1, 12):

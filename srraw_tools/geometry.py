@@ -117,3 +117,11 @@ def as_shot(upright: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     columns = -1 if orientation in (2, 3, 6, 7) else 1
     frame = upright[::rows, ::columns]
     return frame.swapaxes(0, 1) if orientation >= 5 else frame
+
+
+def view_or_frame(low_to_high: npt.ArrayLike, low_size: tuple[int, ...], high_size: tuple[int, ...]) -> Crop:
+    """As `even_crop_of_view`, and the whole low frame where the two frames do not meet."""
+    try:
+        return even_crop_of_view(low_to_high, (low_size[0], low_size[1]), (high_size[0], high_size[1]))
+    except ValueError:
+        return 0, 0, low_size[1], low_size[0]

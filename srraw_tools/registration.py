@@ -1,34 +1,45 @@
-"""Register two images of one scene at different focal lengths: start, refine, judge.
+"""Register two images of one scene at different focal lengths: start, refine, measure, judge.
 
-Both images are linear luminance (H, W), float32 in [0, 1]. The short focal length's image is `low`, the
+Both images are linear luminance (H, W), float32 in [0, 1]. The short focal length's image is `low`, the long
 one's `high`; the result, `low_to_high`, maps pixels of the full low frame to those of the full high one.
 
 The images are compared at the low image's sampling, where both have the same sharpness: `high` is averaged
-over the footprint of a low pixel. Refinement maximises the enhanced correlation coefficient (Evangelidis &
-Psarakis, PAMI 2008) over a pyramid: see ecc.py.
+over the footprint of a low pixel. A pyramid of enhanced correlation (ecc.py) comes near; then blocks all over
+the common field are each found in the other image, and the map is fitted to those (adjustment.py), so that
+what moved does not pull it and the scatter tells how sure it is.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from srraw_tools import ecc, geometry
+from srraw_tools import ecc, geometry, starts
+from srraw_tools.adjustment import Link, LocalShifts, fit_link
 from srraw_tools.ecc import WARP, Image
-from srraw_tools.geometry import Crop, Matrix
+from srraw_tools.geometry import Matrix
+
+Vector = npt.NDArray[np.float64]
 
 CLIPPED = 0.98  # of white; what is brighter is not compared
 NORMALISE_SIGMA = 8.0  # pixels of the low image over which local mean and contrast are taken
 NOISE_FLOOR = 0.004  # contrast, in square roots of light, below which there is nothing but noise
-COARSEST_SIDE = 32  # pixels of the shorter side at the top of the pyramid
-FEATURE_SIDE = 1200  # pixels of the longer side at which features are sought
-GAIN_BLOCK = 4  # side, in pixels of the half-size low image, over which light is averaged
-MIN_SCORE = 0.5  # correlation below which two images do not show the same thing
-MAX_RESIDUAL_PX = 5.0  # median local shift, in pixels of the long shot, above which one map does not fit
+COARSEST_SIDE = 32  # pixels of the shorter side of the common field at the top of the pyramid
+MARGIN_PX = 16  # around the field in view, at every level but the coarsest
+LARGEST_ECC = 600_000  # pixels of a level; larger ones are measured in blocks only
+BLOCK_SIDES = (12, 24)  # pixels of the low image, at least: of a small common field, and else
+BLOCKS_ACROSS = 4  # that a small common field is to have
+MOST_BLOCKS = 12  # along a side
+FEWEST_BLOCKS = 6
+MEASURED_SHARE = 0.5  # of a block that both images must see
+ROUNDS = 4  # of measuring and fitting, at most
+CONVERGED_PX = 0.02  # of the high image, below which a round was the last
+SURE_SCORE = 0.6  # correlation below which other scales are tried
+MIN_SCORE = 0.4  # correlation below which two images do not show the same thing
+SCALES = (0.5, 16.0)  # of the low image in the high one that a registration can have
 
 
 @dataclass(frozen=True)
@@ -36,186 +47,203 @@ class Registration:
     """What was found; `reason` says in words why it is not to be trusted, None where it is.
 
     score: correlation coefficient of the two, locally normalised, over what both see, at most 1.
-    residual_px: median length of the shifts that remain in blocks of the image, in pixels of the long shot.
+    link: the blocks' shifts and the map fitted to them, `low_to_high`; None where too few could be measured.
+    residual_px: median length of the blocks' shifts that remain, in pixels of the long shot.
     """
 
     low_to_high: Matrix
     score: float
+    link: Link | None
     residual_px: float
     reason: str | None
 
 
-def centred_start(low_size: tuple[int, int], high_size: tuple[int, int], scale: float) -> Matrix:
-    """The map that scales by `scale` about the two frames' centres: what EXIF alone promises."""
-    low_centre, high_centre = ((np.array(s[::-1]) - 1) / 2 for s in (low_size, high_size))
-    return (
-        geometry.translation(*high_centre) @ np.diag([scale, scale, 1]) @ geometry.translation(*-low_centre)
-    )
-
-
 def register(
-    low: Image, high: Image, expected: Matrix, *, motion: str = "similarity", keep_scale: bool = False
+    low: Image,
+    high: Image,
+    expected: Matrix,
+    *,
+    motion: str = "similarity",
+    keep_scale: bool = False,
+    names: tuple[str, str] = ("low", "high"),
 ) -> Registration:
-    """Find the map from `low` to `high` near `expected`.
+    """Find the map from `low` to `high`, near `expected` or elsewhere.
 
     Args:
         low, high: linear luminance (H, W), float32, black 0 and white 1; values at 1 are clipped.
-        expected: low_to_high by EXIF; shifts of 15 % of the frame and wrong scales are found from features.
+        expected: low_to_high by EXIF; shifts of 15 % of the frame and wrong scales are found from the images.
         motion: a key of ecc.GENERATORS.
         keep_scale: the scale of `expected` is right; features may only turn and shift.
+        names: of the two shots, for the link.
 
     Returns:
         The best map found, with its judgement; never an exception because two images do not match.
     """
-    starts = _starts(low, high, expected, keep_scale)
-    levels = _levels(low, high, expected)
-    ranked = sorted((_refine(levels[:1], start, motion) for start in starts), key=lambda found: -found[1])
-    low_to_high, score = _refine(levels, ranked[0][0], motion)
-    residual = _residual_px(levels[-1], low_to_high)
-    return Registration(low_to_high, score, residual, _judge(low_to_high, score, residual, low, high))
+    fixed = expected if keep_scale else None
+    noise = max(_noise(low), _noise(high))
+    best, score = _best(low, high, starts.near(low, high, expected), motion, fixed, noise)
+    if score < SURE_SCORE:
+        other = starts.anywhere(low, high)
+        if other is not None:
+            found, its_score = _best(low, high, [other], motion, fixed, noise)
+            best = found if its_score > score else best
+    return measure(low, high, best, motion=motion, names=names)
 
 
-# --- start ------------------------------------------------------------------------------------------------
+def measure(
+    low: Image,
+    high: Image,
+    start: Matrix,
+    *,
+    motion: str = "similarity",
+    names: tuple[str, str] = ("low", "high"),
+) -> Registration:
+    """Find blocks of the low image in the high one, from a map that is right to a pixel or two, and judge.
+
+    Args as `register`.
+    """
+    noise = max(_noise(low), _noise(high))
+    low_to_high, link = start, None
+    for _ in range(ROUNDS):
+        level = _level(low, high, low_to_high, 0, MARGIN_PX, noise)
+        shifts = _local_shifts(level, low_to_high)
+        if shifts is None:
+            return Registration(
+                low_to_high, _score(level, low_to_high), None, float("inf"), _why_not(low, high)
+            )
+        link = fit_link(*names, low_to_high, shifts, motion, low.shape)
+        moved = geometry.apply(link.low_to_high, shifts.points) - geometry.apply(low_to_high, shifts.points)
+        low_to_high = link.low_to_high
+        if np.abs(moved).max() < CONVERGED_PX:
+            break
+    score = _score(level, low_to_high)
+    left = link.shifts.found - geometry.apply(low_to_high, link.shifts.points)
+    residual_px = float(np.median(np.linalg.norm(left, axis=1)))
+    reason = None
+    if score < MIN_SCORE:
+        reason = _why_not(low, high) or (
+            f"the two shots do not match: correlation {score:.2f}, at least {MIN_SCORE} is needed"
+        )
+    return Registration(low_to_high, score, link, residual_px, reason)
 
 
-def _starts(low: Image, high: Image, expected: Matrix, keep_scale: bool) -> list[Matrix]:
-    """Maps to begin with: by EXIF, by EXIF and phase correlation, by features; the best is chosen later."""
-    scale, _ = geometry.scale_and_rotation(expected)
-    # The region of the low frame that can be in view: the expected one, grown by 20 % of the frame.
-    x, y, w, h = _view(expected, low.shape, high.shape)
-    mx, my = round(0.2 * low.shape[1]), round(0.2 * low.shape[0])
-    x0, y0 = max(0, x - mx), max(0, y - my)
-    x1, y1 = min(low.shape[1], x + w + mx), min(low.shape[0], y + h + my)
-    reduction = max(1.0, max(high.shape) / scale / FEATURE_SIDE)
-    low_small, region_to_small = _resized(low[y0:y1, x0:x1], 1 / reduction)
-    high_small, high_to_small = _resized(high, 1 / (scale * reduction))
-    low_to_small = region_to_small @ geometry.translation(-x0, -y0)
-    starts = [expected]
-    shift = _phase_shift(low_small, high_small, high_to_small @ expected @ np.linalg.inv(low_to_small))
-    starts.append(np.linalg.inv(high_to_small) @ shift @ high_to_small @ expected)
-    by_features = _match_features(low_small, high_small)
-    if by_features is not None:
-        found = np.linalg.inv(high_to_small) @ by_features @ low_to_small
-        if keep_scale:  # the features' centre and rotation with the scale that was asked for
-            centre = (np.array(high.shape[::-1]) - 1) / 2
-            factor = scale / geometry.scale_and_rotation(found)[0]
-            about = geometry.translation(*centre) @ np.diag([factor, factor, 1])
-            found = about @ geometry.translation(*-centre) @ found
-        starts.append(found)
-    return starts
+# --- find -------------------------------------------------------------------------------------------------
 
 
-def _view(low_to_high: Matrix, low_size: tuple[int, ...], high_size: tuple[int, ...]) -> Crop:
-    try:
-        return geometry.even_crop_of_view(low_to_high, low_size[:2], high_size[:2])
-    except ValueError:
-        return 0, 0, low_size[1], low_size[0]
+def _best(
+    low: Image, high: Image, candidates: list[Matrix], motion: str, fixed: Matrix | None, noise: float
+) -> tuple[Matrix, float]:
+    """The best map from any of several starts, and its score: all on a small image, the best to the end."""
+    if fixed is not None:
+        candidates = [_with_scale_of(fixed, candidate, high.shape) for candidate in candidates]
+    top = _count_levels(low, high, candidates[0]) - 1
+    tried = [_ecc(low, high, candidate, top, motion, noise) for candidate in candidates]
+    low_to_high, score = max(tried, key=lambda found: found[1])
+    for k in range(top - 1, -1, -1):
+        if score < 0 or _pixels_in_view(low, high, low_to_high) / 4**k > LARGEST_ECC:
+            break
+        low_to_high, score = _ecc(low, high, low_to_high, k, motion, noise)
+    return low_to_high, score
 
 
-def _resized(image: Image, factor: float) -> tuple[Image, Matrix]:
-    """Average the image to about `factor` of its size; and the map from its pixels to the small one's."""
-    size = (max(8, round(image.shape[1] * factor)), max(8, round(image.shape[0] * factor)))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    sx, sy = size[0] / image.shape[1], size[1] / image.shape[0]
-    return small, np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
+def _count_levels(low: Image, high: Image, low_to_high: Matrix) -> int:
+    scale, _ = geometry.scale_and_rotation(low_to_high)
+    return max(1, int(np.log2(max(1.0, min(high.shape) / scale / COARSEST_SIDE))) + 1)
 
 
-def _match_features(low: Image, high: Image) -> Matrix | None:
-    """A similarity low -> high from SIFT matches and RANSAC; None where fewer than ten agree."""
-    sift = cv2.SIFT_create(nfeatures=4000, contrastThreshold=0.01)
-    points_low, words_low = sift.detectAndCompute(_eight_bit(low), None)
-    points_high, words_high = sift.detectAndCompute(_eight_bit(high), None)
-    if words_low is None or words_high is None or min(len(words_low), len(words_high)) < 10:
-        return None
-    matches = cv2.BFMatcher().knnMatch(words_high, words_low, k=2)
-    good = [m for m, second in matches if m.distance < 0.8 * second.distance]
-    if len(good) < 10:
-        return None
-    source = np.float32([points_low[m.trainIdx].pt for m in good])
-    target = np.float32([points_high[m.queryIdx].pt for m in good])
-    matrix, inliers = cv2.estimateAffinePartial2D(
-        source, target, method=cv2.RANSAC, ransacReprojThreshold=2.0, maxIters=5000, confidence=0.999
+def _pixels_in_view(low: Image, high: Image, low_to_high: Matrix) -> int:
+    _, _, width, height = geometry.view_or_frame(low_to_high, low.shape, high.shape)
+    return width * height
+
+
+def _ecc(low: Image, high: Image, start: Matrix, k: int, motion: str, noise: float) -> tuple[Matrix, float]:
+    """Refine a map on images of 1/2^k of the low sampling; the score is -1 where nothing can be compared."""
+    scale, _ = geometry.scale_and_rotation(start)
+    if not SCALES[0] <= scale <= SCALES[1]:
+        return start, -1.0
+    margin = max(MARGIN_PX, round(starts.MARGIN * max(low.shape) / 2**k)) if k else MARGIN_PX
+    level = _level(low, high, start, k, margin, noise)
+    begin = level.high_to_level @ start @ np.linalg.inv(level.low_to_level)
+    sx, sy = level.low_to_level[0, 0], level.low_to_level[1, 1]
+    # Normalised once, not at every step: the windows differ a little, and so does the map; `measure` follows.
+    field = _field(level, begin)
+    per_low_pixel = np.sqrt(abs(np.linalg.det(begin[:2, :2])))
+    refined, score = ecc.maximise(
+        _normalise(level.low, field, level.sigma, level.floor),
+        level.low_seen,
+        _normalise(level.high, np.ones_like(level.high), level.sigma * per_low_pixel, level.floor),
+        level.high_seen,
+        begin,
+        motion,
+        pixel=(sy / sx, 1.0),
     )
-    if matrix is None or int(inliers.sum()) < 10:
-        return None
-    return np.vstack([matrix, [0, 0, 1]])
+    low_to_high = np.linalg.inv(level.high_to_level) @ refined @ level.low_to_level
+    return low_to_high / low_to_high[2, 2], score
 
 
-def _phase_shift(low: Image, high: Image, low_to_high: Matrix) -> Matrix:
-    """The translation of `high` that phase correlation adds to a map."""
-    view = cv2.warpPerspective(
-        np.sqrt(np.maximum(low, 0)),
-        np.linalg.inv(low_to_high),
-        high.shape[::-1],
-        flags=WARP,
-        borderMode=cv2.BORDER_REFLECT_101,
-    )
-    window = cv2.createHanningWindow(high.shape[::-1], cv2.CV_32F)
-    target = np.sqrt(np.maximum(high, 0))
-    (dx, dy), _ = cv2.phaseCorrelate(view - view.mean(), target - target.mean(), window)
-    return geometry.translation(dx, dy)
+def _with_scale_of(fixed: Matrix, found: Matrix, high_size: tuple[int, ...]) -> Matrix:
+    """A map's rotation and centre, with the scale of another."""
+    centre = (np.array(high_size[1::-1]) - 1) / 2
+    factor = geometry.scale_and_rotation(fixed)[0] / geometry.scale_and_rotation(found)[0]
+    about = geometry.translation(*centre) @ np.diag([factor, factor, 1]) @ geometry.translation(*-centre)
+    return about @ found
 
 
-def _eight_bit(light: Image) -> npt.NDArray[np.uint8]:
-    """Square root of light, stretched between its 0.5 and 99.5 percentiles."""
-    root = np.sqrt(np.maximum(light, 0))
-    first, last = np.percentile(root, (0.5, 99.5))
-    return (np.clip((root - first) / max(last - first, 1e-6), 0, 1) * 255).astype(np.uint8)
-
-
-# --- refine -----------------------------------------------------------------------------------------------
+# --- the images at a level of the pyramid -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Level:
-    """One level of the pyramid: square roots of light, and what brings full frames to them."""
+    """Both images at a sampling: square roots of light, and what brings full frames to them."""
 
-    low: Image
+    low: Image  # the field in view and a margin
     low_seen: Image  # 1 where the low image is not clipped, else 0
-    high: Image  # normalised
+    high: Image
     high_seen: Image
     sigma: float  # of the normalisation, in pixels of this level's low image
+    floor: float  # contrast of noise
     low_to_level: Matrix
     high_to_level: Matrix
 
 
-def _levels(low: Image, high: Image, expected: Matrix) -> list[_Level]:
-    """The pyramid, coarsest first. The low image is cut to the region that can be in view."""
-    scale, _ = geometry.scale_and_rotation(expected)
-    x, y, w, h = _view(expected, low.shape, high.shape)
-    mx, my = max(16, round(0.2 * low.shape[1])), max(16, round(0.2 * low.shape[0]))
-    x0, y0 = max(0, x - mx), max(0, y - my)
-    region = low[y0 : min(low.shape[0], y + h + my), x0 : min(low.shape[1], x + w + mx)]
-    count = max(1, int(np.log2(max(1.0, min(high.shape) / scale / COARSEST_SIDE))) + 1)
-    levels = []
-    for k in range(count):
-        low_small, region_to_level = _resized(region, 0.5**k)
-        # Twice the low sampling, so that linear interpolation of the blurred image is exact enough.
-        reduction = max(1.0, scale * 2**k / 2)
-        high_small, high_to_level = _resized(high, 1 / reduction)
-        per_low_pixel = scale * 2**k / reduction
-        # A low pixel has its own aperture (variance 1/12) and the luminance kernel's (1/2, full size only).
-        variance = (1 / 12 + 0.5 / 4**k) * per_low_pixel**2 - 1 / 12 - 0.5 / reduction**2
-        if variance > 0:
-            high_small = cv2.GaussianBlur(high_small, (0, 0), float(np.sqrt(variance)))
-        sigma = min(NORMALISE_SIGMA, min(low_small.shape) / 4)
-        high_root = np.sqrt(np.maximum(high_small, 0))
-        everywhere = np.ones_like(high_root)
-        levels.append(
-            _Level(
-                np.sqrt(np.maximum(low_small, 0)),
-                (low_small < CLIPPED).astype(np.float32),
-                _normalise(high_root, everywhere, sigma * per_low_pixel),
-                (high_small < CLIPPED).astype(np.float32),
-                sigma,
-                region_to_level @ geometry.translation(-x0, -y0),
-                high_to_level,
-            )
-        )
-    return levels[::-1]
+def _level(low: Image, high: Image, low_to_high: Matrix, k: int, margin: int, noise: float) -> _Level:
+    """Images of 1/2^k of the low sampling, `margin` pixels of which are added around the field in view."""
+    scale, _ = geometry.scale_and_rotation(low_to_high)
+    x, y, w, h = geometry.view_or_frame(low_to_high, low.shape, high.shape)
+    m = margin * 2**k
+    x0, y0 = max(0, x - m), max(0, y - m)
+    region = low[y0 : min(low.shape[0], y + h + m), x0 : min(low.shape[1], x + w + m)]
+    low_small, region_to_level = starts.resized(region, 0.5**k)
+    # Twice the low sampling, so that linear interpolation of the blurred image is exact enough.
+    reduction = max(1.0, scale * 2**k / 2)
+    high_small, high_to_level = starts.resized(high, 1 / reduction)
+    per_low_pixel = scale * 2**k / reduction
+    # A low pixel has its own aperture (variance 1/12) and the luminance kernel's (1/2, full size only).
+    variance = (1 / 12 + 0.5 / 4**k) * per_low_pixel**2 - 1 / 12 - 0.5 / reduction**2
+    if variance > 0:
+        high_small = cv2.GaussianBlur(high_small, (0, 0), float(np.sqrt(variance)))
+    sigma = min(NORMALISE_SIGMA, min(low_small.shape) / 4)
+    floor = max(NOISE_FLOOR, noise / 2**k)
+    return _Level(
+        np.sqrt(np.maximum(low_small, 0)),
+        (low_small < CLIPPED).astype(np.float32),
+        np.sqrt(np.maximum(high_small, 0)),
+        (high_small < CLIPPED).astype(np.float32),
+        sigma,
+        floor,
+        region_to_level @ geometry.translation(-x0, -y0),
+        high_to_level,
+    )
 
 
-def _normalise(root: Image, seen: Image, sigma: float) -> Image:
+def _noise(image: Image) -> float:
+    """Deviation of an image's noise in square roots of light, where the scene is flat."""
+    root = np.sqrt(np.maximum(image[::2, ::2], 0))  # the luminance kernel ties neighbours together
+    difference = root[:-1, :-1] - root[1:, :-1] - root[:-1, 1:] + root[1:, 1:]
+    return float(np.percentile(np.abs(difference), 25)) / (2 * 0.3186)  # quartile of |N(0, 1)|
+
+
+def _normalise(root: Image, seen: Image, sigma: float, floor: float) -> Image:
     """Local mean 0 and contrast 1 within what is seen; flat areas stay flat, the rest is 0.
 
     Both images are averaged over the same field only: what one sees beyond the other's border would pull
@@ -223,133 +251,114 @@ def _normalise(root: Image, seen: Image, sigma: float) -> Image:
     """
     weight = _blur(seen, sigma) + 1e-6
     centred = (root - _blur(root * seen, sigma) / weight) * seen
-    contrast = np.sqrt(_blur(centred * centred, sigma) / weight + NOISE_FLOOR**2)
+    contrast = np.sqrt(_blur(centred * centred, sigma) / weight + floor**2)
     return centred / contrast
 
 
 def _blur(image: Image, sigma: float) -> Image:
-    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+    """About a Gaussian, at a cost that does not grow with sigma: two boxes of variance (side^2 - 1)/12."""
+    side = round(np.sqrt(6 * sigma**2 + 1)) // 2 * 2 + 1
+    once = cv2.blur(image, (side, side), borderType=cv2.BORDER_CONSTANT)
+    return cv2.blur(once, (side, side), borderType=cv2.BORDER_CONSTANT)
 
 
-def _refine(levels: list[_Level], low_to_high: Matrix, motion: str) -> tuple[Matrix, float]:
-    """Maximise the correlation level by level; returns the map and the score at the last one."""
-    score = -1.0
-    # The last level twice: the field over which it is normalised follows the map that was found.
-    for level in (*levels, levels[-1]):
-        start = level.high_to_level @ low_to_high @ np.linalg.inv(level.low_to_level)
-        refined, score = ecc.maximise(
-            _template(level, start), level.low_seen, level.high, level.high_seen, start, motion
-        )
-        low_to_high = np.linalg.inv(level.high_to_level) @ refined @ level.low_to_level
-        low_to_high /= low_to_high[2, 2]
-    return low_to_high, score
-
-
-def _template(level: _Level, low_to_high: Matrix) -> Image:
-    """The low image, normalised over the field that the high image sees by a map."""
+def _field(level: _Level, level_low_to_high: Matrix) -> Image:
+    """1 where the high image sees the low one's pixels, by a map between the level's images, else 0."""
     everywhere = np.ones(level.high.shape, np.float32)
-    field = cv2.warpPerspective(everywhere, low_to_high, level.low.shape[::-1], flags=WARP)
-    return _normalise(level.low, (field > 0.5).astype(np.float32), level.sigma)
+    field = cv2.warpPerspective(everywhere, level_low_to_high, level.low.shape[::-1], flags=WARP)
+    return (field > 0.5).astype(np.float32)
+
+
+# --- measure ----------------------------------------------------------------------------------------------
+
+
+def _compared(level: _Level, low_to_high: Matrix) -> tuple[Image, Image, npt.NDArray[np.bool_]]:
+    """Both images on the low image's grid, normalised alike, by a map of full frames; what both see."""
+    to_level = level.high_to_level @ low_to_high @ np.linalg.inv(level.low_to_level)
+    moving, mask = ecc.warped(level.low_seen, level.high, level.high_seen, to_level)
+    field = _field(level, to_level)
+    template = _normalise(level.low, field, level.sigma, level.floor)
+    return template, _normalise(moving, field, level.sigma, level.floor), mask > 0
+
+
+def _score(level: _Level, low_to_high: Matrix) -> float:
+    template, moving, seen = _compared(level, low_to_high)
+    if seen.sum() < BLOCK_SIDES[1] ** 2:
+        return -1.0
+    t, i = template[seen] - template[seen].mean(), moving[seen] - moving[seen].mean()
+    return float(t @ i / max(float(np.linalg.norm(t) * np.linalg.norm(i)), 1e-12))
+
+
+def _local_shifts(level: _Level, low_to_high: Matrix) -> LocalShifts | None:
+    """Where blocks of the low image lie in the high one: one Gauss-Newton step of translation and gain each.
+
+    Blocks with too little in them to measure are left out; None where fewer than FEWEST_BLOCKS remain.
+    """
+    template, moving, seen = _compared(level, low_to_high)
+    rows, columns = np.nonzero(seen.any(axis=1))[0], np.nonzero(seen.any(axis=0))[0]
+    shorter = min(len(rows), len(columns))
+    if shorter < 2 * BLOCK_SIDES[0]:
+        return None
+    side = int(np.clip(shorter // BLOCKS_ACROSS, *BLOCK_SIDES))
+    bands = [np.array_split(line, min(MOST_BLOCKS, len(line) // side)) for line in (rows, columns)]
+    gx, gy = ecc.gradients(moving)
+    points, moves, covariances, cells = [], [], [], []
+    for row, band_y in enumerate(bands[0]):
+        for column, band_x in enumerate(bands[1]):
+            part = np.s_[band_y[0] : band_y[-1] + 1, band_x[0] : band_x[-1] + 1]
+            inside = seen[part]
+            if inside.mean() < MEASURED_SHARE:
+                continue
+            planes = [plane[part][inside].astype(np.float64) for plane in (gx, gy, template, moving)]
+            found = _block_shift(*planes)
+            if found is None:
+                continue
+            move, covariance = found
+            y, x = np.nonzero(inside)
+            weight = planes[0] ** 2 + planes[1] ** 2  # the shift is that of the block's edges
+            points.append(
+                (band_x[0] + np.average(x, weights=weight), band_y[0] + np.average(y, weights=weight))
+            )
+            moves.append(move)
+            covariances.append(covariance)
+            cells.append((row, column))
+    if len(points) < FEWEST_BLOCKS:
+        return None
+    level_to_low = np.linalg.inv(level.low_to_level)
+    scale = geometry.scale_and_rotation(low_to_high)[0] * level_to_low[0, 0]
+    return LocalShifts(
+        points=geometry.apply(level_to_low, points),
+        found=geometry.apply(low_to_high @ level_to_low, np.array(points) + np.array(moves)),
+        covariance=np.array(covariances) * scale**2,
+        cells=np.array(cells),
+    )
+
+
+def _block_shift(
+    gx: Vector, gy: Vector, template: Vector, moving: Vector
+) -> tuple[Vector, npt.NDArray[np.float64]] | None:
+    """The shift d and its covariance by which moving(x + d) fits gain x template(x) + offset best."""
+    design = np.stack([gx, gy, -template, np.ones_like(template)], axis=1)
+    normal = design.T @ design
+    if np.linalg.cond(normal) > 1e8:
+        return None
+    solution = np.linalg.solve(normal, -design.T @ moving)
+    error = moving + design @ solution
+    covariance = np.linalg.inv(normal)[:2, :2] * float(error @ error) / max(1, len(error) - 4)
+    # One that stands for less than a pixel of certainty, or shows a negative, says nothing.
+    if solution[2] <= 0 or np.trace(covariance) > 1:
+        return None
+    return np.clip(solution[:2], -2, 2), covariance
 
 
 # --- judge ------------------------------------------------------------------------------------------------
 
 
-def _residual_px(level: _Level, low_to_high: Matrix, blocks: int = 6) -> float:
-    """Median length of the shifts that remain in blocks of the view, in pixels of the long shot.
-
-    One Gauss-Newton step of translation per block between the low image and the warped high one; blocks with
-    too little in them to measure are left out. Infinity where none can be measured.
-    """
-    to_level = level.high_to_level @ low_to_high @ np.linalg.inv(level.low_to_level)
-    template = _template(level, to_level)
-    image, mask = ecc.warped(level.low_seen, level.high, level.high_seen, to_level)
-    rows, columns = np.nonzero(mask.max(axis=1))[0], np.nonzero(mask.max(axis=0))[0]
-    if len(rows) < 4 * blocks or len(columns) < 4 * blocks:
-        return float("inf")
-    gx = cv2.sepFilter2D(image, cv2.CV_32F, np.float32([-0.5, 0, 0.5]), np.float32([1]))
-    gy = cv2.sepFilter2D(image, cv2.CV_32F, np.float32([1]), np.float32([-0.5, 0, 0.5]))
-    shifts = []
-    for band_y in np.array_split(rows, blocks):
-        for band_x in np.array_split(columns, blocks):
-            part = np.s_[band_y[0] : band_y[-1] + 1, band_x[0] : band_x[-1] + 1]
-            inside = mask[part] > 0
-            if inside.mean() < 0.5:
-                continue
-            g = np.stack([gx[part][inside], gy[part][inside]])
-            i, t = image[part][inside], template[part][inside]
-            i, t = i - i.mean(), t - t.mean()
-            gain = float(i @ t) / max(float(t @ t), 1e-12)
-            hessian = g @ g.T
-            # A block measures a shift where its gradients in every direction stand well above the residual.
-            error = i - gain * t
-            if gain <= 0 or np.linalg.eigvalsh(hessian)[0] < 10 * float(error @ error) / inside.sum():
-                continue
-            shifts.append(np.linalg.norm(np.linalg.solve(hessian, -(g @ error))))
-    if len(shifts) < blocks:
-        return float("inf")
-    low_px_per_level_px = 1 / level.low_to_level[0, 0]
-    scale, _ = geometry.scale_and_rotation(low_to_high)
-    return float(np.median(shifts) * low_px_per_level_px * scale)
-
-
-def _judge(low_to_high: Matrix, score: float, residual_px: float, low: Image, high: Image) -> str | None:
-    """Why a registration is not to be trusted, in words; None where nothing speaks against it."""
-    if max(float(low.std()), float(high.std())) < 2 * NOISE_FLOOR**2:
-        return "an image is blank"
-    try:
-        geometry.even_crop_of_view(low_to_high, low.shape[:2], high.shape[:2])
-    except ValueError:
-        return "the two shots do not see a common field"
-    if score < MIN_SCORE:
-        return f"the two shots do not match: correlation {score:.2f}, at least {MIN_SCORE} is needed"
-    if not residual_px <= MAX_RESIDUAL_PX:
-        return f"parts of the image remain shifted by {residual_px:.1f} px: moving scene or parallax"
+def _why_not(low: Image, high: Image) -> str | None:
+    """What is wrong with images that do not match, where it is seen in one of them."""
+    for name, image in (("short", low), ("long", high)):
+        if float((image >= CLIPPED).mean()) > 0.5:
+            return f"most of the {name} shot is clipped"
+        if float(image.std()) < 2 * NOISE_FLOOR**2:
+            return f"the {name} shot is blank"
     return None
-
-
-def fit_gain(
-    low_rgb: npt.NDArray[Any], high_rgb: npt.NDArray[Any], low_to_high: Matrix
-) -> tuple[float, float, float]:
-    """Per-channel factor that brings the high shot to the low shot's exposure.
-
-    The ratio of the light of both, averaged over blocks of 4 low pixels that lie wholly in both frames,
-    over blocks where neither is clipped nor dark and whose own ratio is near the median one.
-
-    Args:
-        low_rgb, high_rgb: (H, W, 3) float32, white-balanced linear light, white 1.
-        low_to_high: the map between these two images' pixels.
-    """
-    crop = _view(low_to_high, low_rgb.shape, high_rgb.shape)
-    side = GAIN_BLOCK
-    columns, rows = crop[2] // side, crop[3] // side
-    if min(columns, rows) < 1:
-        return 1.0, 1.0, 1.0
-    scale, _ = geometry.scale_and_rotation(low_to_high)
-    # The high shot at the low one's sampling: blurred to its pixel's footprint, then sampled.
-    blurred = cv2.GaussianBlur(high_rgb, (0, 0), max(0.3, 0.4 * scale), borderType=cv2.BORDER_REFLECT_101)
-    crop_to_high = low_to_high @ geometry.crop_to_frame(crop)
-    size = (columns * side, rows * side)
-    high_view = cv2.warpPerspective(blurred, crop_to_high, size, flags=WARP)
-    inside = cv2.warpPerspective(np.ones(high_rgb.shape[:2], np.float32), crop_to_high, size, flags=WARP)
-    low_view = low_rgb[crop[1] : crop[1] + size[1], crop[0] : crop[0] + size[0]]
-    low_blocks, high_blocks = _block_means(low_view, side), _block_means(high_view, side)
-    whole = _block_means(inside[..., None], side)[..., 0] > 0.999
-    gains = []
-    for low, high in zip(np.moveaxis(low_blocks, -1, 0), np.moveaxis(high_blocks, -1, 0), strict=True):
-        usable = whole & (np.minimum(low, high) > 0.01) & (np.maximum(low, high) < 0.9)
-        if usable.sum() < 8:
-            gains.append(1.0)
-            continue
-        ratio = np.log(low[usable] / high[usable])
-        deviation = np.abs(ratio - np.median(ratio))
-        near = deviation <= 3 * np.median(deviation) + 1e-6
-        gains.append(float(low[usable][near].sum() / high[usable][near].sum()))
-    return gains[0], gains[1], gains[2]
-
-
-def _block_means(image: Image, side: int) -> npt.NDArray[np.float64]:
-    """Means over side x side blocks of (H, W, C), whose sides are multiples of `side`."""
-    height, width, channels = image.shape
-    blocks = image.reshape(height // side, side, width // side, side, channels)
-    return blocks.mean(axis=(1, 3), dtype=np.float64)

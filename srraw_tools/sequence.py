@@ -43,8 +43,13 @@ class Shot:
         """The focal length that was meant, in mm: planned, else EXIF snapped to the nearest usual one."""
         if self.focal_planned is not None or self.focal_mm is None:
             return self.focal_planned
-        nearest = min(NOMINAL_MM, key=lambda nominal: abs(nominal / self.focal_mm - 1))
-        return nearest if abs(self.focal_mm / nearest - 1) <= SNAP_TOLERANCE else self.focal_mm
+        return snapped(self.focal_mm)
+
+
+def snapped(focal_mm: float) -> float:
+    """The nearest usual focal length, where one is near; else the same."""
+    nearest = min(NOMINAL_MM, key=lambda nominal: abs(nominal / focal_mm - 1))
+    return nearest if abs(focal_mm / nearest - 1) <= SNAP_TOLERANCE else focal_mm
 
 
 @dataclass(frozen=True)

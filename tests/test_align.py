@@ -142,14 +142,36 @@ def test_the_published_layout_needs_no_description(sequences, tmp_path):
     assert max(errors_px(folder)) < 0.5
 
 
-def test_raws_without_focal_lengths_are_named(sequences):
-    folder = sequences / "00001"
+def without_plan(folder, focals):
+    """Rewrite sequence.json as of raws that state these focal lengths, by file, and were not planned."""
     record = read_json(folder / "sequence.json")
     for shot in record["shots"]:
-        shot["focal_planned"] = shot["focal_mm"] = None
+        shot["focal_planned"], shot["focal_mm"] = None, focals.get(shot["file"], shot["focal_mm"])
     write_json(folder / "sequence.json", record)
-    with pytest.raises(UserError, match="no focal length is known"):
-        align_sequence(folder)
+
+
+def test_a_focal_length_that_exif_lacks_or_states_wrongly_is_found_in_the_images(sequences):
+    folder = sequences / "00001"
+    before = {(p.low, p.high) for p in align_sequence(folder).pairs}
+    without_plan(folder, {"00006.dng": 40.0, "00004.dng": None})
+    aligned = align_sequence(folder, overwrite=True)
+    assert {(p.low, p.high) for p in aligned.pairs} == before
+    assert [p.status for p in aligned.pairs] == ["ok"] * 4
+    assert max(errors_px(folder)) < 0.5
+    assert any("00006.dng states 40 mm; the images show 3" in warning for warning in aligned.warnings)
+    assert any("00004.dng states no focal length" in warning for warning in aligned.warnings)
+
+
+def test_without_any_focal_length_the_images_decide_which_shots_make_a_pair(sequences):
+    folder = sequences / "00001"
+    without_plan(folder, dict.fromkeys([f"{k:05d}.dng" for k in range(1, 8)]))
+    aligned = align_sequence(folder)
+    assert {(p.zoom, p.low, p.high) for p in aligned.pairs} >= {
+        (4, "00007.dng", "00003.dng"),
+        (4, "00006.dng", "00002.dng"),
+    }
+    assert [p.focal_low for p in aligned.pairs] == [None] * len(aligned.pairs)
+    assert max(errors_px(folder)) < 0.5
 
 
 def test_an_incomplete_sequence_is_named(sequences):

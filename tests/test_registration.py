@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srraw_tools import geometry, registration
+from srraw_tools import geometry, registration, starts
+from srraw_tools.gain import fit_gain
 from srraw_tools.geometry import similarity, translation
 
 SIZE = (352, 528)
@@ -65,7 +66,7 @@ def test_scale_rotation_and_shift_are_found(seed, ratio, focal_error, rotation, 
     scene = Waves(seed)
     low_map = centred(ratio * (1 + focal_error), rotation, *shift)
     high_map = centred(1.0, -0.3, 5, -8)
-    expected = registration.centred_start(SIZE, SIZE, 1 / ratio)
+    expected = starts.centred_start(SIZE, SIZE, 1 / ratio)
     found = registration.register(scene.shot(low_map), scene.shot(high_map), expected)
     assert found.reason is None
     # A sixteenth of a pixel of the short shot, in whose 77 x 52 pixels the whole view lies at 8X.
@@ -76,7 +77,7 @@ def test_scale_rotation_and_shift_are_found(seed, ratio, focal_error, rotation, 
 def test_a_shift_of_15_percent_and_5_degrees_start_correctly(shift, rotation):
     scene = Waves(7)
     low_map, high_map = centred(35 / 150, rotation, *shift), centred(1.0)
-    expected = registration.centred_start(SIZE, SIZE, 150 / 35)
+    expected = starts.centred_start(SIZE, SIZE, 150 / 35)
     found = registration.register(scene.shot(low_map), scene.shot(high_map), expected)
     assert found.reason is None
     assert error_px(found.low_to_high, low_map, high_map) < 0.3
@@ -85,7 +86,7 @@ def test_a_shift_of_15_percent_and_5_degrees_start_correctly(shift, rotation):
 def test_a_euclidean_motion_keeps_the_scale_it_was_given():
     scene = Waves(3)
     low_map, high_map = centred(0.25 * 1.01, 0.5, 4, 2), centred(1.0)
-    expected = registration.centred_start(SIZE, SIZE, 4.0)
+    expected = starts.centred_start(SIZE, SIZE, 4.0)
     found = registration.register(
         scene.shot(low_map), scene.shot(high_map), expected, motion="euclidean", keep_scale=True
     )
@@ -96,7 +97,7 @@ def test_a_euclidean_motion_keeps_the_scale_it_was_given():
 def test_larger_groups_of_motions_contain_the_similarity(motion):
     scene = Waves(5)
     low_map, high_map = centred(0.25 * 1.01, 0.5, 4, 2), centred(1.0)
-    expected = registration.centred_start(SIZE, SIZE, 4.0)
+    expected = starts.centred_start(SIZE, SIZE, 4.0)
     found = registration.register(scene.shot(low_map), scene.shot(high_map), expected, motion=motion)
     assert error_px(found.low_to_high, low_map, high_map) < 0.5
 
@@ -121,7 +122,7 @@ def noise():
 @pytest.mark.parametrize("images", [two_scenes, blank, black, noise])
 def test_what_does_not_match_is_rejected_with_a_reason(images):
     low, high = images()
-    found = registration.register(low, high, registration.centred_start(SIZE, SIZE, 4.0))
+    found = registration.register(low, high, starts.centred_start(SIZE, SIZE, 4.0))
     assert found.reason
 
 
@@ -129,7 +130,7 @@ def test_the_residual_tells_a_moved_part():
     scene = Waves(9)
     low_map, high_map = centred(0.25), centred(1.0)
     low, high = scene.shot(low_map), scene.shot(high_map)
-    expected = registration.centred_start(SIZE, SIZE, 4.0)
+    expected = starts.centred_start(SIZE, SIZE, 4.0)
     still = registration.register(low, high, expected).residual_px
     # The right half of the high shot moves by six of its pixels.
     moved = high.copy()
@@ -144,5 +145,5 @@ def test_the_gain_is_the_ratio_of_light_per_channel():
     low = np.repeat(scene.shot(low_map)[..., None], 3, -1)
     high = np.repeat(scene.shot(high_map)[..., None], 3, -1) * np.float32([0.8, 0.9, 1.1])
     high += rng.normal(0, 0.01, high.shape).astype(np.float32)
-    gain = registration.fit_gain(low, high, high_map @ np.linalg.inv(low_map))
+    gain = fit_gain(low, high, high_map @ np.linalg.inv(low_map))
     np.testing.assert_allclose(gain, 1 / np.array([0.8, 0.9, 1.1]), rtol=0.01)

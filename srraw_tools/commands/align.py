@@ -113,7 +113,7 @@ def _print_alignments(results: list[SequenceAlignment]) -> None:
     shown = sorted(rows, key=lambda row: row[1].status == "ok") if len(rows) <= 60 else rejected
     if shown:
         print_table(
-            ("sequence", ">zoom", "focal lengths", ">offset", ">score", ">residual", "status"),
+            ("sequence", ">zoom", "focal lengths", ">offset", ">score", ">error", "status"),
             [
                 (
                     result.name,
@@ -121,7 +121,7 @@ def _print_alignments(results: list[SequenceAlignment]) -> None:
                     f"{_mm(pair.focal_low)}-{_mm(pair.focal_high)}",
                     f"{pair.scale_offset:.4f}",
                     f"{pair.score:.3f}",
-                    "-" if pair.residual_px is None else f"{pair.residual_px:.2f} px",
+                    "-" if pair.expected_error_px is None else f"{pair.expected_error_px:.2f} px",
                     pair.reason or pair.status,
                 )
                 for result, pair in shown

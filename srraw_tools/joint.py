@@ -1,0 +1,173 @@
+"""Register the shots of a sequence together: neighbours, wanted pairs, and one adjustment over all of them.
+
+Neighbouring focal lengths see nearly the same and register best; the chain of them ties even those pairs
+firmly whose common field is a small part of the shorter shot. What chain and direct pair say differently
+shows in the expected error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from srraw_tools import geometry, registration, starts
+from srraw_tools.adjustment import Adjustment, Link, adjust, connected
+from srraw_tools.ecc import Image
+from srraw_tools.geometry import Matrix
+
+MAX_ERROR_PX = 0.5  # expected, above which a pair is not taken for right
+MIN_AGREEING = 0.5  # share of the blocks that must follow one map
+FOCAL_TOLERANCE = 0.05  # between the focal length that EXIF tells and the one that the images show
+
+
+@dataclass(frozen=True)
+class PairRegistration:
+    """How a pair lies, by all shots together; `reason` says in words why it is not to be trusted.
+
+    score, residual_px: as registration.Registration.
+    expected_error_px: root mean square over the corners of the common field, in pixels of the long shot.
+    """
+
+    low_to_high: Matrix
+    score: float
+    residual_px: float
+    expected_error_px: float
+    reason: str | None
+
+
+def link_neighbours(
+    images: Mapping[str, Image], focals: Mapping[str, float | None], *, motion: str, keep_scale: bool = False
+) -> dict[tuple[str, str], registration.Registration]:
+    """Register every shot to the next longer one.
+
+    Args:
+        images: linear luminance (H, W) by shot.
+        focals: focal length in mm by shot, comparable with each other; None where it is not known. Such shots
+            are tried beside those that come before and after them by name.
+        motion, keep_scale: as registration.register.
+    """
+    known = sorted((shot for shot in images if focals[shot]), key=lambda shot: (focals[shot], shot))
+    found = {
+        (low, high): _register(images, low, high, focals[high] / focals[low], motion, keep_scale)
+        for low, high in pairwise(known)
+    }
+    for first, second in pairwise(sorted(images)):
+        if focals[first] and focals[second]:
+            continue
+        start = starts.anywhere(images[first], images[second])
+        if start is None:
+            continue
+        scale, _ = geometry.scale_and_rotation(start)
+        low, high = (first, second) if scale >= 1 else (second, first)
+        found[low, high] = _register(images, low, high, max(scale, 1 / scale), motion, keep_scale)
+    return found
+
+
+def focals_by_images(
+    registrations: Mapping[tuple[str, str], registration.Registration],
+    focals: Mapping[str, float | None],
+    sizes: Mapping[str, tuple[int, int]],
+) -> dict[str, float]:
+    """Focal lengths that the images themselves show, in mm, of the shots that are linked.
+
+    What EXIF tells of most of the shots sets the unit; where it tells of none, the longest is 1.
+    """
+    focal = {}
+    for group in connected(_trusted(registrations)):
+        adjustment = adjust(group, sizes, "similarity")
+        relative = {s: 1 / geometry.scale_and_rotation(m)[0] for s, m in adjustment.to_reference.items()}
+        units = [focals[shot] / length for shot, length in relative.items() if focals[shot]]
+        unit = float(np.median(units)) if units else 1 / max(relative.values())
+        focal |= {shot: unit * length for shot, length in relative.items()}
+    return focal
+
+
+def register_pairs(
+    images: Mapping[str, Image],
+    ratios: Mapping[tuple[str, str], float],
+    neighbours: Mapping[tuple[str, str], registration.Registration],
+    *,
+    motion: str,
+    keep_scale: bool = False,
+) -> dict[tuple[str, str], PairRegistration]:
+    """Register the wanted pairs, adjusted together with each other and with the neighbours' links.
+
+    Args:
+        ratios: of the focal lengths of the wanted pairs (low, high).
+        neighbours: from `link_neighbours`.
+    """
+    sizes = {shot: image.shape for shot, image in images.items()}
+    found = dict(neighbours)
+    for (low, high), ratio in ratios.items():
+        if (low, high) not in found:
+            found[low, high] = _register(images, low, high, ratio, motion, keep_scale)
+    for low, high in ratios:  # one that failed by itself may be found by way of the others
+        adjustment = _tying(_trusted(found), low, high, sizes, motion)
+        if found[low, high].reason and adjustment is not None:
+            again = registration.measure(
+                images[low],
+                images[high],
+                adjustment.low_to_high(low, high),
+                motion=motion,
+                names=(low, high),
+            )
+            if again.reason is None:
+                found[low, high] = again
+    links = _trusted(found)
+    return {pair: _judged(found[pair], _tying(links, *pair, sizes, motion), sizes, pair) for pair in ratios}
+
+
+def _register(
+    images: Mapping[str, Image], low: str, high: str, ratio: float, motion: str, keep_scale: bool
+) -> registration.Registration:
+    expected = starts.centred_start(images[low].shape, images[high].shape, ratio)
+    return registration.register(
+        images[low], images[high], expected, motion=motion, keep_scale=keep_scale, names=(low, high)
+    )
+
+
+def _trusted(found: Mapping[tuple[str, str], registration.Registration]) -> list[Link]:
+    return [one.link for one in found.values() if one.link is not None and one.reason is None]
+
+
+def _tying(
+    links: Sequence[Link], low: str, high: str, sizes: Mapping[str, tuple[int, int]], motion: str
+) -> Adjustment | None:
+    """The adjustment of the links that tie two shots together; None where nothing does."""
+    for group in connected(links):
+        adjustment = adjust(group, sizes, motion)
+        if {low, high} <= set(adjustment.to_reference):
+            return adjustment
+    return None
+
+
+def _judged(
+    direct: registration.Registration,
+    adjustment: Adjustment | None,
+    sizes: Mapping[str, tuple[int, int]],
+    pair: tuple[str, str],
+) -> PairRegistration:
+    if direct.reason or direct.link is None or adjustment is None:
+        reason = direct.reason or "too little of the picture can be measured"
+        return PairRegistration(direct.low_to_high, direct.score, direct.residual_px, float("inf"), reason)
+    low_to_high = adjustment.low_to_high(*pair)
+    try:
+        crop = geometry.even_crop_of_view(low_to_high, *(sizes[shot] for shot in pair))
+    except ValueError:
+        reason = "the two shots do not see a common field"
+        return PairRegistration(low_to_high, direct.score, direct.residual_px, float("inf"), reason)
+    error = float(np.hypot(adjustment.error_px(*pair, geometry.crop_corners(crop)), direct.link.misfit_px))
+    agreeing = float(direct.link.weights.mean())
+    reason = None
+    if agreeing < MIN_AGREEING:
+        reason = f"only {agreeing:.0%} of the picture follow one map: a moving scene or parallax"
+    elif error > MAX_ERROR_PX:
+        reason = f"the expected error is {error:.1f} px: " + (
+            "parallax, or distortion of the lens"
+            if direct.link.misfit_px > error / 2
+            else "too little detail"
+        )
+    return PairRegistration(low_to_high, direct.score, direct.residual_px, error, reason)
