@@ -227,8 +227,6 @@ def _begin(
         )
     for orphan in folder.glob(f"{STAGING}*"):  # a killed program's downloads, not whole
         shutil.rmtree(orphan, ignore_errors=True)
-    for orphan in folder.glob(f".{Path(SEQUENCE_FILE).stem}-*"):
-        orphan.unlink()
     findings = begun.notes.get("findings", {})
     noted = {focal: findings[f"{focal:g}"] for focal in plan if f"{focal:g}" in findings}
     there = [shot for shot in begun.shots if (folder / shot.file).is_file()]

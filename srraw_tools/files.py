@@ -7,11 +7,18 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from srraw_tools.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed process left stays
+    fcntl = None
+
+PARTIAL = ".srraw-partial"  # in the name of every temporary file
 
 
 @contextmanager
@@ -19,18 +26,18 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well, the file there becomes `path`.
 
     A reader sees the old file or the new one, whole; after a failure the old one is still there and the
-    temporary one is gone. The temporary name keeps the suffix, from which some writers choose the format.
+    temporary one is gone. What killed processes left in the folder goes too. The temporary name keeps the
+    suffix, from which some writers choose the format.
 
     Raises:
         UserError: the file cannot be written (no space, no permission, no such folder).
     """
     path = Path(path)
     temporary: Path | None = None
+    handle = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        temporary = Path(name)
-        os.fchmod(handle, 0o666 & ~_umask())
-        os.close(handle)
+        _remove_leftovers(path.parent)
+        handle, temporary = _new_temporary(path)
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
@@ -45,6 +52,8 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -93,6 +102,31 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _new_temporary(path: Path) -> tuple[int | None, Path]:
+    """An empty file beside `path`, and the handle that keeps it locked, at most while its process lives."""
+    while True:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.stem}-", suffix=f"{PARTIAL}{path.suffix}", dir=path.parent
+        )
+        os.chmod(name, 0o666 & ~_umask())
+        if fcntl is None:
+            os.close(handle)
+            return None, Path(name)
+        with suppress(OSError):  # a file system without locks: then nobody takes it for a leftover either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(name):
+            return handle, Path(name)
+        os.close(handle)  # another process took it for a leftover before it was locked
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed: those that nobody holds locked."""
+    for leftover in folder.glob(f".*{PARTIAL}*") if fcntl else ():
+        with suppress(OSError), open(leftover, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
 
 
 def _umask() -> int:
