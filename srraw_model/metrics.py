@@ -7,6 +7,7 @@ luma here: what is passed is what is measured.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from srraw_tools.errors import UserError
 
 SSIM_RADIUS_PX = 5  # an 11 x 11 window
 SSIM_SIGMA_PX = 1.5
+BAND_ROWS = 64  # of an image, in float64 at once
 
 
 def psnr(image: Tensor, reference: Tensor, *, data_range: float = 1.0, valid: Tensor | None = None) -> Tensor:
@@ -34,8 +36,11 @@ def psnr(image: Tensor, reference: Tensor, *, data_range: float = 1.0, valid: Te
         ValueError: shapes that differ, or an image without a valid pixel.
     """
     mask = _checked(image, reference, valid)
-    square = torch.where(mask, image.double() - reference.double(), 0.0).square()
-    mse = square.sum(dim=(1, 2, 3)) / (mask.sum(dim=(1, 2, 3)) * image.shape[1])
+    total = torch.zeros(len(image), dtype=torch.float64, device=image.device)
+    for rows in _bands(image.shape[2]):
+        x, y, counts = (values[:, :, rows] for values in (image, reference, mask))
+        total += torch.where(counts, x.double() - y.double(), 0.0).square().sum(dim=(1, 2, 3))
+    mse = total / (mask.sum(dim=(1, 2, 3)) * image.shape[1])
     return 10 * torch.log10(data_range**2 / mse)
 
 
@@ -55,21 +60,36 @@ def ssim(image: Tensor, reference: Tensor, *, data_range: float = 1.0, valid: Te
     window = 2 * SSIM_RADIUS_PX + 1
     if min(image.shape[2:]) < window:
         raise ValueError(f"SSIM needs images of at least {window} x {window} pixels.")
-    x = torch.where(mask, image.double(), 0.0)
-    y = torch.where(mask, reference.double(), 0.0)
+    total = torch.zeros(len(image), dtype=torch.float64, device=image.device)
+    counted = torch.zeros(len(image), dtype=torch.int64, device=image.device)
+    for rows in _bands(image.shape[2], window):
+        x, y, counts = (values[:, :, rows] for values in (image, reference, mask))
+        whole = nn.functional.max_pool2d((~counts).float(), window, stride=1) == 0
+        similarity = _similarity(
+            torch.where(counts, x.double(), 0.0), torch.where(counts, y.double(), 0.0), data_range
+        )
+        total += torch.where(whole, similarity, 0.0).sum(dim=(1, 2, 3))
+        counted += whole.sum(dim=(1, 2, 3))
+    if (counted == 0).any():
+        raise ValueError("SSIM needs at least one window of 11 x 11 valid pixels.")
+    return total / (counted * image.shape[1])
+
+
+def _similarity(x: Tensor, y: Tensor, data_range: float) -> Tensor:
+    """SSIM (Eq. 13) of every window that lies wholly inside: (B, C, H, W) -> (B, C, H - 10, W - 10)."""
     mean_x, mean_y = _gaussian(x), _gaussian(y)
     variance_x = _gaussian(x * x) - mean_x.square()
     variance_y = _gaussian(y * y) - mean_y.square()
     covariance = _gaussian(x * y) - mean_x * mean_y
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    similarity /= (mean_x.square() + mean_y.square() + c1) * (variance_x + variance_y + c2)
+    return similarity / ((mean_x.square() + mean_y.square() + c1) * (variance_x + variance_y + c2))
 
-    whole = nn.functional.max_pool2d((~mask).float(), window, stride=1) == 0
-    counted = whole.sum(dim=(1, 2, 3))
-    if (counted == 0).any():
-        raise ValueError("SSIM needs at least one window of 11 x 11 valid pixels.")
-    return torch.where(whole, similarity, 0.0).sum(dim=(1, 2, 3)) / (counted * image.shape[1])
+
+def _bands(height: int, window: int = 1) -> Iterator[slice]:
+    """Rows to take at once, so that float64 copies stay small: every window of rows lies in one band."""
+    for top in range(0, height - window + 1, BAND_ROWS):
+        yield slice(top, min(top + BAND_ROWS + window - 1, height))
 
 
 def _gaussian(values: Tensor) -> Tensor:

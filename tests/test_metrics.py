@@ -10,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch.overrides import TorchFunctionMode
 
+from srraw_model import metrics
 from srraw_model.metrics import load_lpips, psnr, ssim, valid_rectangle
 from srraw_tools.errors import UserError
 
@@ -83,6 +85,37 @@ def test_there_is_one_value_per_image_and_float32_loses_nothing_but_its_input():
         for i in range(3):
             assert values[i] == metric(image[i : i + 1], reference[i : i + 1])[0]
         torch.testing.assert_close(metric(image.float(), reference.float()), values, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("height", [11, 73, 74, 75, 203])
+@pytest.mark.parametrize("masked", [False, True])
+def test_bands_change_nothing(monkeypatch, height, masked):
+    reference, image = as_batch(*pictures(height, 30))
+    valid = torch.from_numpy(np.random.default_rng(0).random((1, 1, height, 30)) > 0.002) if masked else None
+    banded = [metric(image, reference, valid=valid) for metric in (psnr, ssim)]
+    monkeypatch.setattr(metrics, "BAND_ROWS", height)
+    for metric, value in zip((psnr, ssim), banded, strict=True):
+        torch.testing.assert_close(value, metric(image, reference, valid=valid), rtol=0, atol=1e-12)
+
+
+class LargestFloat64(TorchFunctionMode):
+    """Notes the largest float64 tensor that is made, in values."""
+
+    largest = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.dtype == torch.float64:
+            self.largest = max(self.largest, made.numel())
+        return made
+
+
+def test_a_large_picture_is_never_whole_in_float64():
+    image, reference = torch.rand(2, 1, 3, 1000, 40)
+    for metric in (psnr, ssim):
+        with LargestFloat64() as made:
+            metric(image, reference)
+        assert 0 < made.largest <= 3 * 40 * (metrics.BAND_ROWS + 10)
 
 
 def test_invalid_pixels_do_not_count_whatever_they_hold():
