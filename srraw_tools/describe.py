@@ -67,7 +67,9 @@ def _describe_folder(path: Path) -> dict[str, Any]:
     if folders == [path]:
         sequence = read_sequence(path)
         unplaced = [shot.file for shot in sequence.shots if shot.focal_nominal is None]
-        notes = [f"no focal length is known of {', '.join(unplaced)}; no pairs are made with them"]
+        notes = [
+            f"no focal length is known of {', '.join(unplaced)}; 'srraw align' looks for it in the images"
+        ]
         return {
             "kind": "sequence",
             "name": sequence.name,

@@ -110,7 +110,7 @@ def test_inspect_says_what_each_thing_is(sequences):
 def test_inspect_says_that_focal_lengths_are_missing(odd_files):
     result = srraw("inspect", odd_files / "without_focal", "--json")
     assert json.loads(result.stdout)["notes"] == [
-        "no focal length is known of 00001.dng, 00002.dng; no pairs are made with them"
+        "no focal length is known of 00001.dng, 00002.dng; 'srraw align' looks for it in the images"
     ]
 
 
