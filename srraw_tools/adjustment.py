@@ -37,12 +37,14 @@ class LocalShifts:
         found: (n, 2) in pixels of the high frame.
         covariance: (n, 2, 2) of `found`, in pixels squared.
         cells: (n, 2) row and column of each block in a grid of blocks.
+        systematic_px: deviation, per axis, that all blocks may have in common, in pixels of the high frame.
     """
 
     points: Array
     found: Array
     covariance: Array
     cells: npt.NDArray[np.int64]
+    systematic_px: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,9 @@ def fit_link(
     correlation = _neighbours_correlation(residual, weights, shifts.cells)
     # n blocks whose neighbours correlate by r along both axes are worth n ((1 - r)/(1 + r))^2.
     worth = ((1 + correlation) / (1 - correlation)) ** 2
-    agreeing = replace(shifts, covariance=shifts.covariance * max(spread, 1.0) * worth)
+    # What all blocks share is no smaller the more there are.
+    shared = weights.sum() * shifts.systematic_px**2 * np.eye(2)
+    agreeing = replace(shifts, covariance=shifts.covariance * max(spread, 1.0) * worth + shared)
     scatter = float(np.average((residual**2).mean(axis=1), weights=weights))
     matrix = maps[low] / maps[low][2, 2]
     return Link(low, high, matrix, agreeing, weights, float(np.sqrt(correlation * scatter)))

@@ -11,7 +11,10 @@ what moved does not pull it and the scatter tells how sure it is.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -30,13 +33,16 @@ NOISE_FLOOR = 0.004  # contrast, in square roots of light, below which there is 
 COARSEST_SIDE = 32  # pixels of the shorter side of the common field at the top of the pyramid
 MARGIN_PX = 16  # around the field in view, at every level but the coarsest
 LARGEST_ECC = 600_000  # pixels of a level; larger ones are measured in blocks only
+LARGEST_MEASURED = 2_000_000  # pixels; of larger views half the sampling holds more than enough
 BLOCK_SIDES = (12, 24)  # pixels of the low image, at least: of a small common field, and else
 BLOCKS_ACROSS = 4  # that a small common field is to have
 MOST_BLOCKS = 12  # along a side
 FEWEST_BLOCKS = 6
 MEASURED_SHARE = 0.5  # of a block that both images must see
+SYSTEMATIC = 0.0015  # of a pixel of the compared images, that interpolation may shift them
 ROUNDS = 4  # of measuring and fitting, at most
 CONVERGED_PX = 0.02  # of the high image, below which a round was the last
+CLEAR_SCORE = 0.9  # correlation of small images above which no other start is tried
 SURE_SCORE = 0.6  # correlation below which other scales are tried
 MIN_SCORE = 0.4  # correlation below which two images do not show the same thing
 SCALES = (0.5, 16.0)  # of the low image in the high one that a registration can have
@@ -81,13 +87,14 @@ def register(
     """
     fixed = expected if keep_scale else None
     noise = max(_noise(low), _noise(high))
-    best, score = _best(low, high, starts.near(low, high, expected), motion, fixed, noise)
+    low_to_high, score = _found(
+        low, high, chain([expected], starts.near(low, high, expected)), motion, fixed, noise
+    )
     if score < SURE_SCORE:
-        other = starts.anywhere(low, high)
-        if other is not None:
-            found, its_score = _best(low, high, [other], motion, fixed, noise)
-            best = found if its_score > score else best
-    return measure(low, high, best, motion=motion, names=names)
+        anywhere = (start for start in [starts.anywhere(low, high)] if start is not None)
+        other, its_score = _found(low, high, anywhere, motion, fixed, noise)
+        low_to_high = other if its_score > score else low_to_high
+    return measure(low, high, low_to_high, motion=motion, names=names)
 
 
 def measure(
@@ -104,8 +111,9 @@ def measure(
     """
     noise = max(_noise(low), _noise(high))
     low_to_high, link = start, None
+    k = max(0, math.ceil(math.log(_pixels_in_view(low, high, start) / LARGEST_MEASURED, 4)))
     for _ in range(ROUNDS):
-        level = _level(low, high, low_to_high, 0, MARGIN_PX, noise)
+        level = _level(low, high, low_to_high, k, MARGIN_PX, noise)
         shifts = _local_shifts(level, low_to_high)
         if shifts is None:
             return Registration(
@@ -130,16 +138,27 @@ def measure(
 # --- find -------------------------------------------------------------------------------------------------
 
 
-def _best(
-    low: Image, high: Image, candidates: list[Matrix], motion: str, fixed: Matrix | None, noise: float
+def _found(
+    low: Image,
+    high: Image,
+    candidates: Iterable[Matrix],
+    motion: str,
+    fixed: Matrix | None,
+    noise: float,
 ) -> tuple[Matrix, float]:
-    """The best map from any of several starts, and its score: all on a small image, the best to the end."""
-    if fixed is not None:
-        candidates = [_with_scale_of(fixed, candidate, high.shape) for candidate in candidates]
-    top = _count_levels(low, high, candidates[0]) - 1
-    tried = [_ecc(low, high, candidate, top, motion, noise) for candidate in candidates]
-    low_to_high, score = max(tried, key=lambda found: found[1])
-    for k in range(top - 1, -1, -1):
+    """The best map from any of several starts, and its score: tried on small images, the best to the end.
+
+    A start that matches clearly on small images spares looking for others.
+    """
+    low_to_high, score = np.eye(3), -2.0
+    for candidate in candidates:
+        start = candidate if fixed is None else _with_scale_of(fixed, candidate, high.shape)
+        tried, its_score = _ecc(low, high, start, _count_levels(low, high, start) - 1, motion, noise)
+        if its_score > score:
+            low_to_high, score = tried, its_score
+        if score > CLEAR_SCORE:
+            break
+    for k in range(_count_levels(low, high, low_to_high) - 2, -1, -1):
         if score < 0 or _pixels_in_view(low, high, low_to_high) / 4**k > LARGEST_ECC:
             break
         low_to_high, score = _ecc(low, high, low_to_high, k, motion, noise)
@@ -331,6 +350,7 @@ def _local_shifts(level: _Level, low_to_high: Matrix) -> LocalShifts | None:
         found=geometry.apply(low_to_high @ level_to_low, np.array(points) + np.array(moves)),
         covariance=np.array(covariances) * scale**2,
         cells=np.array(cells),
+        systematic_px=SYSTEMATIC * scale,
     )
 
 

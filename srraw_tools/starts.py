@@ -5,6 +5,8 @@ Nothing here is exact. Registration tries every start on small images and goes o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +32,8 @@ def centred_start(low_size: tuple[int, int], high_size: tuple[int, int], scale: 
     )
 
 
-def near(low: Image, high: Image, expected: Matrix) -> list[Matrix]:
-    """Maps near the expected one: itself, moved by phase correlation, and by features of the expected field.
+def near(low: Image, high: Image, expected: Matrix) -> Iterator[Matrix]:
+    """Maps near the expected one: moved by phase correlation, and by features of the expected field.
 
     Args:
         low, high: linear luminance (H, W), float32.
@@ -47,11 +49,10 @@ def near(low: Image, high: Image, expected: Matrix) -> list[Matrix]:
     high_small, high_to_small = resized(high, 1 / (scale * reduction))
     low_to_small = region_to_small @ geometry.translation(-x0, -y0)
     shift = _phase_shift(low_small, high_small, high_to_small @ expected @ np.linalg.inv(low_to_small))
-    found = [expected, np.linalg.inv(high_to_small) @ shift @ high_to_small @ expected]
-    by_features = _matched(
-        _features(low_small, low_to_small), _features(high_small, high_to_small), high.shape
-    )
-    return found if by_features is None else [*found, by_features]
+    yield np.linalg.inv(high_to_small) @ shift @ high_to_small @ expected
+    found = _matched(_features(low_small, low_to_small), _features(high_small, high_to_small), high.shape)
+    if found is not None:
+        yield found
 
 
 def anywhere(low: Image, high: Image) -> Matrix | None:

@@ -121,7 +121,7 @@ def _print_alignments(results: list[SequenceAlignment]) -> None:
                     f"{_mm(pair.focal_low)}-{_mm(pair.focal_high)}",
                     f"{pair.scale_offset:.4f}",
                     f"{pair.score:.3f}",
-                    "-" if pair.expected_error_px is None else f"{pair.expected_error_px:.2f} px",
+                    "-" if pair.expected_error_px is None else f"{pair.expected_error_px:.3f} px",
                     pair.reason or pair.status,
                 )
                 for result, pair in shown
