@@ -20,11 +20,15 @@ from srraw_tools.geometry import Matrix
 Array = npt.NDArray[np.float64]
 
 ROUNDS = 12  # of reweighting; the models are nearly linear
-BLOCK_TUNING = 3.0  # deviations at which a block counts half (Cauchy)
-LINK_TUNING = 3.0  # and at which a link of a network does
-LARGEST_CORRELATION = 0.8  # of neighbouring blocks' residuals that is believed
+BLOCK_TUNING = 5.0  # deviations at which a block counts nothing (Tukey)
+LINK_TUNING = 3.0  # and at which a link of a network counts half (Cauchy)
+CONSENSUS_TRIES = 400  # pairs of blocks from which a first map is drawn
+FEWEST_FOR_BENDING = 24  # blocks from which more than an affine field can be told
+AFFINE_TERMS = 6
 PRIOR_FREEDOM = 4.0  # degrees of freedom with which the links' own deviations are believed
 MEDIAN_OF_CHI2 = 1.386  # of two degrees of freedom
+AGREEING_OF_CHANCE = 0.85  # mean weight of blocks with nothing but Gaussian errors
+CHANCE_OF_CHI2 = 40.0  # of the nine degrees of freedom of a field, that chance hardly exceeds
 STEP = 1e-4  # of numerical derivatives, in units of half a frame
 
 
@@ -48,6 +52,26 @@ class LocalShifts:
 
 
 @dataclass(frozen=True)
+class Field:
+    """A smooth field of shifts that bends as perspective and lenses do.
+
+    Attributes:
+        frame_to_unit: 3x3, from pixels of the low frame to coordinates about 1 at the common field's border.
+        coefficients: of `_bendings`.
+        reality: 0 where chance explains it, near 1 where it is certain.
+    """
+
+    frame_to_unit: Matrix
+    coefficients: Array
+    reality: float
+
+    def at(self, points: npt.ArrayLike) -> Array:
+        """The shifts (n, 2) at points of the low frame, in pixels of the high one."""
+        bendings = _bendings(geometry.apply(self.frame_to_unit, points))
+        return bendings[..., : len(self.coefficients)] @ self.coefficients
+
+
+@dataclass(frozen=True)
 class Link:
     """Two shots, the map between them as fitted to their local shifts, and what that fit leaves.
 
@@ -56,8 +80,7 @@ class Link:
         low_to_high: the best map by this link alone.
         shifts: with covariances that agree with the scatter about the map.
         weights: (n,) of the blocks, low where something moved.
-        misfit_px: deviation, per axis, of what varies smoothly over the frame and no map of this motion
-            follows, in pixels of the high shot.
+        field: what varies smoothly over the frame and no map of this motion follows.
     """
 
     low: str
@@ -65,7 +88,16 @@ class Link:
     low_to_high: Matrix
     shifts: LocalShifts
     weights: Array
-    misfit_px: float
+    field: Field
+
+    def departure_px(self, low_to_high: Matrix, points: npt.ArrayLike) -> float:
+        """How far this link's blocks, smoothed, lie from a map at points (n, 2), beyond what chance explains.
+
+        Root mean square, in pixels of the high shot.
+        """
+        shift = self.field.at(points)
+        shift = shift + geometry.apply(self.low_to_high, points) - geometry.apply(low_to_high, points)
+        return float(np.sqrt((shift**2).sum(axis=1).mean() * self.field.reality))
 
 
 @dataclass(frozen=True)
@@ -107,33 +139,120 @@ def fit_link(
 ) -> Link:
     """The map of a motion that fits local shifts best, blocks that do not follow it set aside.
 
-    The scatter of the blocks about the map, not the noise of their pixels, says how sure they are. Where
-    neighbouring blocks deviate alike, the map cannot follow the picture, and their number does not help.
+    How much neighbouring blocks differ, not the noise of their pixels, says how sure each is. The map that
+    most blocks agree on comes first, so that a nearer plane or something that moved does not draw it away.
     """
-    frames = {low: _unit_to_frame(low_size), high: np.eye(3)}
-    maps = {low: start, high: np.eye(3)}
-    information = np.linalg.inv(shifts.covariance)
-    weights = np.ones(len(shifts.points))
-    spread = 1.0
+    unit_to_frame = _unit_to_frame(low_size)
+    spread = _local_spread(shifts, start)
+    information = np.linalg.inv(shifts.covariance * spread)
+    matrix = _consensus(shifts, information, start, motion)
     for _ in range(ROUNDS):
-        residual = shifts.found - _between(maps, low, high, shifts.points)
-        squared = np.einsum("ni,nij,nj->n", residual, information, residual)
-        spread = max(float(np.median(squared)) / MEDIAN_OF_CHI2, 1e-12)
-        weights = 1 / (1 + squared / (2 * spread * BLOCK_TUNING**2))
+        maps = {low: matrix, high: np.eye(3)}
+        residual = shifts.found - geometry.apply(matrix, shifts.points)
+        weights = _tukey(residual, information)
         derivative = _derivative(
-            maps, low, frames[low], motion, lambda m: _between(m, low, high, shifts.points)
+            maps, low, unit_to_frame, motion, lambda some: _between(some, low, high, shifts.points)
         )
         normal, right = _normal_equations(derivative, information * weights[:, None, None], residual)
-        maps[low] = _moved(maps[low], frames[low], motion, np.linalg.lstsq(normal, right, rcond=None)[0])
-    correlation = _neighbours_correlation(residual, weights, shifts.cells)
-    # n blocks whose neighbours correlate by r along both axes are worth n ((1 - r)/(1 + r))^2.
-    worth = ((1 + correlation) / (1 - correlation)) ** 2
-    # What all blocks share is no smaller the more there are.
-    shared = weights.sum() * shifts.systematic_px**2 * np.eye(2)
-    agreeing = replace(shifts, covariance=shifts.covariance * max(spread, 1.0) * worth + shared)
-    scatter = float(np.average((residual**2).mean(axis=1), weights=weights))
-    matrix = maps[low] / maps[low][2, 2]
-    return Link(low, high, matrix, agreeing, weights, float(np.sqrt(correlation * scatter)))
+        step = np.linalg.lstsq(normal, right, rcond=None)[0]
+        matrix = _moved(matrix, unit_to_frame, motion, step)
+    matrix = matrix / matrix[2, 2]
+    residual = shifts.found - geometry.apply(matrix, shifts.points)
+    field = _fitted_field(shifts.points, residual, information, weights)
+    bent = Link(low, high, matrix, shifts, weights, field).departure_px(matrix, shifts.points)
+    # Blocks that were set aside have neighbours that were drawn a little, and were not.
+    doubt = max(1.0, AGREEING_OF_CHANCE / float(weights.mean())) ** 4
+    # What all blocks share is no smaller the more there are: so much must the map itself be doubted.
+    shared = weights.sum() * (shifts.systematic_px**2 + bent**2 / 2) * np.eye(2)
+    agreeing = replace(shifts, covariance=shifts.covariance * spread * doubt + shared)
+    return Link(low, high, matrix, agreeing, weights, field)
+
+
+def _local_spread(shifts: LocalShifts, start: Matrix) -> float:
+    """By how much the variance of the blocks' shifts exceeds the one stated, from neighbours' differences."""
+    residual = shifts.found - geometry.apply(start, shifts.points)
+    first, second = _neighbours(shifts.cells)
+    if len(first) < 4:
+        return 1.0
+    difference = residual[first] - residual[second]
+    expected = shifts.covariance[first] + shifts.covariance[second]
+    squared = _squared(difference, np.linalg.inv(expected))
+    return max(1.0, float(np.median(squared)) / MEDIAN_OF_CHI2)
+
+
+def _neighbours(cells: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Indices of the blocks that lie side by side, of each pair the first and the second."""
+    place = {tuple(cell): k for k, cell in enumerate(cells.tolist())}
+    pairs = [
+        (k, place[row + down, column + right])
+        for (row, column), k in place.items()
+        for down, right in ((0, 1), (1, 0))
+        if (row + down, column + right) in place
+    ]
+    first, second = np.array(pairs, np.int64).reshape(-1, 2).T
+    return first, second
+
+
+def _consensus(shifts: LocalShifts, information: Array, start: Matrix, motion: str) -> Matrix:
+    """The similarity through two blocks that most blocks follow, or the start (Torr & Zisserman 2000)."""
+    if motion not in ("similarity", "affine", "homography"):
+        return start
+    points, found = (array @ (1, 1j) for array in (shifts.points, shifts.found))  # as complex numbers
+    a, b = np.random.default_rng(0).integers(len(points), size=(2, CONSENSUS_TRIES))
+    a, b = a[a != b], b[a != b]
+    turns = (found[b] - found[a]) / (points[b] - points[a])
+    moves = found[a] - turns * points[a]
+    begun = geometry.apply(start, shifts.points) @ (1, 1j)
+    residual = found - np.vstack([begun, turns[:, None] * points + moves[:, None]])
+    squared = (
+        information[:, 0, 0] * residual.real**2
+        + 2 * information[:, 0, 1] * residual.real * residual.imag
+        + information[:, 1, 1] * residual.imag**2
+    )
+    best = int(np.minimum(squared, BLOCK_TUNING**2).sum(axis=1).argmin())
+    if best == 0:
+        return start
+    turn, move = turns[best - 1], moves[best - 1]
+    return np.array([[turn.real, -turn.imag, move.real], [turn.imag, turn.real, move.imag], [0, 0, 1]])
+
+
+def _tukey(residual: Array, information: Array) -> Array:
+    return np.clip(1 - _squared(residual, information) / BLOCK_TUNING**2, 0, 1) ** 2
+
+
+def _bendings(unit: Array) -> Array:
+    """Vector fields (n, 2, 9) at points (n, 2): shift, turn and scale, stretch, tilt, radial distortion."""
+    x, y = unit.T
+    one, none, r2 = np.ones_like(x), np.zeros_like(x), x**2 + y**2
+    along_x = [one, none, -y, x, x, y, x * x, x * y, x * r2]
+    along_y = [none, one, x, y, -y, x, x * y, y * y, y * r2]
+    return np.stack([np.stack(along_x, axis=1), np.stack(along_y, axis=1)], axis=1)
+
+
+def _fitted_field(points: Array, residual: Array, information: Array, weights: Array) -> Field:
+    """A smooth field through residuals, begun where they are small and grown from there."""
+    centre, half = (points.max(axis=0) + points.min(axis=0)) / 2, np.ptp(points, axis=0).max() / 2
+    frame_to_unit = np.diag([1 / half, 1 / half, 1.0]) @ geometry.translation(*-centre)
+    design = _bendings(geometry.apply(frame_to_unit, points))
+    if len(points) < FEWEST_FOR_BENDING:
+        design = design[..., :AFFINE_TERMS]
+    for _ in range(ROUNDS):
+        normal, right = _normal_equations(design, information * weights[:, None, None], residual)
+        coefficients = np.linalg.pinv(normal) @ right
+        left = residual - design @ coefficients
+        weights = _tukey(left, information)
+    chi2 = _truncated_cost(residual, information) - _truncated_cost(left, information)
+    return Field(frame_to_unit, coefficients, max(0.0, 1 - CHANCE_OF_CHI2 / max(chi2, 1e-12)))
+
+
+def _truncated_cost(residual: Array, information: Array) -> float:
+    """Chi squared, in which a block that does not follow counts as one at the limit."""
+    return float(np.minimum(_squared(residual, information), BLOCK_TUNING**2).sum())
+
+
+def _squared(residual: Array, information: Array) -> Array:
+    """Squared deviations (n,) of residuals (n, 2)."""
+    return np.einsum("ni,nij,nj->n", residual, information, residual)
 
 
 def adjust(links: Sequence[Link], sizes: Mapping[str, tuple[int, int]], motion: str) -> Adjustment:
@@ -283,25 +402,4 @@ def _normal_equations(derivative: Array, information: Array, residual: Array) ->
 
 
 def _cost(residual: Array, information: Array) -> float:
-    return float(np.einsum("ni,nij,nj->", residual, information, residual))
-
-
-def _neighbours_correlation(residual: Array, weights: Array, cells: npt.NDArray[np.int64]) -> float:
-    """Correlation of the residuals of blocks that lie side by side, 0 where it may be chance."""
-    place = {tuple(cell): k for k, cell in enumerate(cells.tolist())}
-    pairs = [
-        (k, place[row + down, column + right])
-        for (row, column), k in place.items()
-        for down, right in ((0, 1), (1, 0))
-        if (row + down, column + right) in place
-    ]
-    if len(pairs) < 4:
-        return 0.0
-    first, second = np.array(pairs).T
-    shared = np.sqrt(weights[first] * weights[second])
-    # What chance alone gives is taken off: two deviations.
-    chance = 2 / np.sqrt(2 * max(1.0, float(shared.sum())))
-    product = (residual[first] * residual[second]).sum(axis=1) @ shared
-    power = ((residual[first] ** 2 + residual[second] ** 2) / 2).sum(axis=1) @ shared
-    correlation = product / power if power > 0 else 0.0
-    return float(np.clip(correlation - chance, 0.0, LARGEST_CORRELATION))
+    return float(_squared(residual, information).sum())

@@ -19,6 +19,7 @@ from srraw_tools.ecc import Image
 from srraw_tools.geometry import Matrix
 
 MAX_ERROR_PX = 0.5  # expected, above which a pair is not taken for right
+CAUTION = 1.25  # errors that blocks and links have in common beyond what the adjustment knows of
 MIN_AGREEING = 0.5  # share of the blocks that must follow one map
 FOCAL_TOLERANCE = 0.05  # between the focal length that EXIF tells and the one that the images show
 
@@ -159,15 +160,15 @@ def _judged(
     except ValueError:
         reason = "the two shots do not see a common field"
         return PairRegistration(low_to_high, direct.score, direct.residual_px, float("inf"), reason)
-    error = float(np.hypot(adjustment.error_px(*pair, geometry.crop_corners(crop)), direct.link.misfit_px))
+    corners = geometry.crop_corners(crop)
+    departure = direct.link.departure_px(low_to_high, corners)
+    error = float(np.hypot(CAUTION * adjustment.error_px(*pair, corners), departure))
     agreeing = float(direct.link.weights.mean())
     reason = None
     if agreeing < MIN_AGREEING:
         reason = f"only {agreeing:.0%} of the picture follow one map: a moving scene or parallax"
     elif error > MAX_ERROR_PX:
         reason = f"the expected error is {error:.1f} px: " + (
-            "parallax, or distortion of the lens"
-            if direct.link.misfit_px > error / 2
-            else "too little detail"
+            "parallax, or distortion of the lens" if departure > error / 2 else "too little detail"
         )
     return PairRegistration(low_to_high, direct.score, direct.residual_px, error, reason)

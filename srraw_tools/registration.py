@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import cv2
@@ -35,10 +35,11 @@ MARGIN_PX = 16  # around the field in view, at every level but the coarsest
 LARGEST_ECC = 600_000  # pixels of a level; larger ones are measured in blocks only
 LARGEST_MEASURED = 2_000_000  # pixels; of larger views half the sampling holds more than enough
 BLOCK_SIDES = (12, 24)  # pixels of the low image, at least: of a small common field, and else
-BLOCKS_ACROSS = 4  # that a small common field is to have
+BLOCKS_ACROSS = 6  # that a small common field is to have
 MOST_BLOCKS = 12  # along a side
 FEWEST_BLOCKS = 6
 MEASURED_SHARE = 0.5  # of a block that both images must see
+SOFTEST_PX = 4.0  # blur, in pixels of the compared images, by which one may be softer
 SYSTEMATIC = 0.0015  # of a pixel of the compared images, that interpolation may shift them
 ROUNDS = 4  # of measuring and fitting, at most
 CONVERGED_PX = 0.02  # of the high image, below which a round was the last
@@ -110,20 +111,23 @@ def measure(
     Args as `register`.
     """
     noise = max(_noise(low), _noise(high))
-    low_to_high, link = start, None
+    low_to_high, link, softer_px = start, None, 0.0
     k = max(0, math.ceil(math.log(_pixels_in_view(low, high, start) / LARGEST_MEASURED, 4)))
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         level = _level(low, high, low_to_high, k, MARGIN_PX, noise)
+        if number:
+            level = _equally_sharp(level, low_to_high, softer_px)
         shifts = _local_shifts(level, low_to_high)
         if shifts is None:
-            return Registration(
-                low_to_high, _score(level, low_to_high), None, float("inf"), _why_not(low, high)
-            )
+            reason = _why_not(low, high) or "too little of the picture can be measured"
+            return Registration(low_to_high, _score(level, low_to_high), None, float("inf"), reason)
         link = fit_link(*names, low_to_high, shifts, motion, low.shape)
         moved = geometry.apply(link.low_to_high, shifts.points) - geometry.apply(low_to_high, shifts.points)
         low_to_high = link.low_to_high
-        if np.abs(moved).max() < CONVERGED_PX:
+        if number and np.abs(moved).max() < CONVERGED_PX:
             break
+        if not number:
+            softer_px = _softer_px(level, low_to_high)
     score = _score(level, low_to_high)
     left = link.shifts.found - geometry.apply(low_to_high, link.shifts.points)
     residual_px = float(np.median(np.linalg.norm(left, axis=1)))
@@ -286,6 +290,55 @@ def _field(level: _Level, level_low_to_high: Matrix) -> Image:
     everywhere = np.ones(level.high.shape, np.float32)
     field = cv2.warpPerspective(everywhere, level_low_to_high, level.low.shape[::-1], flags=WARP)
     return (field > 0.5).astype(np.float32)
+
+
+def _equally_sharp(level: _Level, low_to_high: Matrix, softer_px: float) -> _Level:
+    """The level with its sharper image blurred, as `_softer_px` says."""
+    if softer_px > 0:
+        scale = np.sqrt(
+            abs(
+                np.linalg.det((level.high_to_level @ low_to_high @ np.linalg.inv(level.low_to_level))[:2, :2])
+            )
+        )
+        return replace(level, high=cv2.GaussianBlur(level.high, (0, 0), softer_px * float(scale)))
+    if softer_px < 0:
+        return replace(level, low=cv2.GaussianBlur(level.low, (0, 0), -softer_px))
+    return level
+
+
+def _softer_px(level: _Level, low_to_high: Matrix) -> float:
+    """Sigma of the blur that makes one image as soft as the other, in pixels of the level's low image.
+
+    Positive where the low image is the softer one, negative where the high one is. Their common detail is
+    compared, fine against coarse, so that noise does not pass for sharpness.
+    """
+    to_level = level.high_to_level @ low_to_high @ np.linalg.inv(level.low_to_level)
+    moving, mask = ecc.warped(level.low_seen, level.high, level.high_seen, to_level)
+    template, seen = level.low, mask > 0
+
+    def excess(softer: Image, sharper: Image, sigma: float) -> float:
+        """Fine detail of the softer image over that of the blurred sharper one, less 1."""
+        blurred = cv2.GaussianBlur(sharper, (0, 0), sigma) if sigma else sharper
+        ratios = []
+        for fine, coarse in ((0.0, 1.0), (2.0, 4.0)):
+            a, b = (_band(image, fine, coarse)[seen] for image in (softer, blurred))
+            ratios.append(float(a @ b) / max(float(b @ b), 1e-12))
+        return ratios[0] / max(ratios[1], 1e-6) - 1
+
+    softer, sharper, sign = (
+        (template, moving, 1) if excess(template, moving, 0.0) < 0 else (moving, template, -1)
+    )
+    least, most = 0.0, SOFTEST_PX
+    for _ in range(7):
+        middle = (least + most) / 2
+        least, most = (middle, most) if excess(softer, sharper, middle) < 0 else (least, middle)
+    return sign * (least + most) / 2
+
+
+def _band(image: Image, fine: float, coarse: float) -> Image:
+    """Detail between two Gaussian blurs."""
+    low = cv2.GaussianBlur(image, (0, 0), fine) if fine else image
+    return low - cv2.GaussianBlur(image, (0, 0), coarse)
 
 
 # --- measure ----------------------------------------------------------------------------------------------
