@@ -59,11 +59,13 @@ class Field:
         frame_to_unit: 3x3, from pixels of the low frame to coordinates about 1 at the common field's border.
         coefficients: of `_bendings`.
         reality: 0 where chance explains it, near 1 where it is certain.
+        agreeing: share of the blocks that follow the field; the others moved, or are nearer than the rest.
     """
 
     frame_to_unit: Matrix
     coefficients: Array
     reality: float
+    agreeing: float
 
     def at(self, points: npt.ArrayLike) -> Array:
         """The shifts (n, 2) at points of the low frame, in pixels of the high one."""
@@ -159,9 +161,14 @@ def fit_link(
     matrix = matrix / matrix[2, 2]
     residual = shifts.found - geometry.apply(matrix, shifts.points)
     field = _fitted_field(shifts.points, residual, information, weights)
+    # What the smooth field leaves may scatter more than neighbours differ.
+    agreeing = float(weights.mean())
+    left = _squared(residual - field.at(shifts.points), information)
+    spread *= max(1.0, float(np.median(left)) / MEDIAN_OF_CHI2)
+    weights = _tukey(residual, np.linalg.inv(shifts.covariance * spread))
     bent = Link(low, high, matrix, shifts, weights, field).departure_px(matrix, shifts.points)
     # Blocks that were set aside have neighbours that were drawn a little, and were not.
-    doubt = max(1.0, AGREEING_OF_CHANCE / float(weights.mean())) ** 4
+    doubt = max(1.0, AGREEING_OF_CHANCE / agreeing) ** 4
     # What all blocks share is no smaller the more there are: so much must the map itself be doubted.
     shared = weights.sum() * (shifts.systematic_px**2 + bent**2 / 2) * np.eye(2)
     agreeing = replace(shifts, covariance=shifts.covariance * spread * doubt + shared)
@@ -242,7 +249,8 @@ def _fitted_field(points: Array, residual: Array, information: Array, weights: A
         left = residual - design @ coefficients
         weights = _tukey(left, information)
     chi2 = _truncated_cost(residual, information) - _truncated_cost(left, information)
-    return Field(frame_to_unit, coefficients, max(0.0, 1 - CHANCE_OF_CHI2 / max(chi2, 1e-12)))
+    reality = max(0.0, 1 - CHANCE_OF_CHI2 / max(chi2, 1e-12))
+    return Field(frame_to_unit, coefficients, reality, float(weights.mean()))
 
 
 def _truncated_cost(residual: Array, information: Array) -> float:

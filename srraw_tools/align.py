@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -52,6 +53,7 @@ def align_sequences(
     zooms: tuple[int, ...] = (4, 8),
     motion: str = "euclidean",
     nominal_scale: bool = False,
+    max_error_px: float = joint.MAX_ERROR_PX,
     out: Path | None = None,
     overwrite: bool = False,
     jobs: int = 1,
@@ -61,14 +63,20 @@ def align_sequences(
     Raises:
         UserError: an option is out of range. What is wrong with a sequence is yielded beside it.
     """
-    _check_options(zooms, motion, nominal_scale)
+    _check_options(zooms, motion, nominal_scale, max_error_px)
     folders = list(folders)
     names = [sequence_name(folder) for folder in folders]
     twice = sorted({name for name in names if names.count(name) > 1})
     if out and twice:
         raise UserError(f"Two sequences are called {twice[0]}; {out} can hold only one.", wrong_use=True)
     task = partial(
-        align_sequence, zooms=zooms, motion=motion, nominal_scale=nominal_scale, out=out, overwrite=overwrite
+        align_sequence,
+        zooms=zooms,
+        motion=motion,
+        nominal_scale=nominal_scale,
+        max_error_px=max_error_px,
+        out=out,
+        overwrite=overwrite,
     )
     return parallel.map_items(task, folders, jobs)
 
@@ -79,6 +87,7 @@ def align_sequence(
     zooms: tuple[int, ...] = (4, 8),
     motion: str = "euclidean",
     nominal_scale: bool = False,
+    max_error_px: float = joint.MAX_ERROR_PX,
     out: Path | None = None,
     overwrite: bool = False,
 ) -> SequenceAlignment:
@@ -88,6 +97,7 @@ def align_sequence(
         zooms: target zooms whose pairs are wanted (2, 4, 8).
         motion: "translation", "euclidean", "similarity", "affine" or "homography". A Euclidean motion has
             the scale offset beside it (paper, section 3.2), refined from the images unless `nominal_scale`.
+        max_error_px: expected error in pixels of the long shot above which a pair is rejected.
         out: folder for <sequence>/alignment.json; the sequence's own folder by default.
         overwrite: replace an alignment that other options or other files made.
 
@@ -95,7 +105,7 @@ def align_sequence(
         UserError: the sequence is incomplete or cannot be read, an option is out of range, or an alignment
             with other options or other inputs is there.
     """
-    _check_options(zooms, motion, nominal_scale)
+    _check_options(zooms, motion, nominal_scale, max_error_px)
     sequence = read_sequence(folder)
     if not sequence.complete:
         raise UserError(
@@ -104,7 +114,12 @@ def align_sequence(
         )
     path = (out / sequence.name if out else folder) / ALIGNMENT_FILE
     zooms = tuple(sorted(set(zooms)))
-    options = {"zooms": list(zooms), "motion": motion, "nominal_scale": nominal_scale}
+    options = {
+        "zooms": list(zooms),
+        "motion": motion,
+        "nominal_scale": nominal_scale,
+        "max_error_px": max_error_px,
+    }
     shots = _useful(sequence, zooms)
     missing = [shot.file for shot in shots if not (folder / shot.file).is_file()]
     inputs = {shot.file: sha256_of(folder / shot.file) for shot in shots if shot.file not in missing}
@@ -132,7 +147,9 @@ def align_sequence(
         shot.file: shown.get(shot.file) or shot.focal_mm or shot.focal_nominal for shot in sequence.shots
     }
     ratios = {(low.file, high.file): focals[high.file] / focals[low.file] for _, low, high in pairs}
-    found = joint.register_pairs(images, ratios, neighbours, motion=group, keep_scale=nominal_scale)
+    found = joint.register_pairs(
+        images, ratios, neighbours, motion=group, keep_scale=nominal_scale, max_error_px=max_error_px
+    )
     aligned = tuple(
         _aligned(views[low.file], views[high.file], zoom, low, high, motion, found[low.file, high.file])
         for zoom, low, high in pairs
@@ -186,13 +203,15 @@ def _focals_checked(sequence: Sequence, by_images: dict[str, float]) -> tuple[Se
     return replace(sequence, shots=tuple(shots)), warnings
 
 
-def _check_options(zooms: tuple[int, ...], motion: str, nominal_scale: bool) -> None:
+def _check_options(zooms: tuple[int, ...], motion: str, nominal_scale: bool, max_error_px: float) -> None:
     unknown = [zoom for zoom in zooms if zoom not in ZOOMS]
     if unknown or not zooms:
         raise UserError(f"A zoom of {unknown} is not possible; choose among 2, 4 and 8.", wrong_use=True)
     if motion not in MOTIONS:
         raise UserError(f"There is no motion {motion!r}; choose among {', '.join(MOTIONS)}.", wrong_use=True)
 
+    if not 0 < max_error_px < math.inf:
+        raise UserError(f"An expected error of {max_error_px} px is not above 0.", wrong_use=True)
     if nominal_scale and motion not in ("translation", "euclidean"):
         raise UserError(
             f"A {motion} motion refines the scale; --nominal-scale goes with translation or euclidean.",

@@ -18,8 +18,8 @@ from srraw_tools.adjustment import Adjustment, Link, adjust, connected
 from srraw_tools.ecc import Image
 from srraw_tools.geometry import Matrix
 
-MAX_ERROR_PX = 0.5  # expected, above which a pair is not taken for right
-CAUTION = 1.25  # errors that blocks and links have in common beyond what the adjustment knows of
+MAX_ERROR_PX = 0.5  # expected, above which a pair is not taken for right, unless the user says otherwise
+CAUTION = 1.1  # errors that blocks and links have in common beyond what the adjustment knows of
 MIN_AGREEING = 0.5  # share of the blocks that must follow one map
 FOCAL_TOLERANCE = 0.05  # between the focal length that EXIF tells and the one that the images show
 
@@ -93,12 +93,14 @@ def register_pairs(
     *,
     motion: str,
     keep_scale: bool = False,
+    max_error_px: float = MAX_ERROR_PX,
 ) -> dict[tuple[str, str], PairRegistration]:
     """Register the wanted pairs, adjusted together with each other and with the neighbours' links.
 
     Args:
         ratios: of the focal lengths of the wanted pairs (low, high).
         neighbours: from `link_neighbours`.
+        max_error_px: expected error in pixels of the long shot above which a pair is rejected.
     """
     sizes = {shot: image.shape for shot, image in images.items()}
     found = dict(neighbours)
@@ -118,7 +120,10 @@ def register_pairs(
             if again.reason is None:
                 found[low, high] = again
     links = _trusted(found)
-    return {pair: _judged(found[pair], _tying(links, *pair, sizes, motion), sizes, pair) for pair in ratios}
+    return {
+        pair: _judged(found[pair], _tying(links, *pair, sizes, motion), sizes, pair, max_error_px)
+        for pair in ratios
+    }
 
 
 def _register(
@@ -150,6 +155,7 @@ def _judged(
     adjustment: Adjustment | None,
     sizes: Mapping[str, tuple[int, int]],
     pair: tuple[str, str],
+    max_error_px: float,
 ) -> PairRegistration:
     if direct.reason or direct.link is None or adjustment is None:
         reason = direct.reason or "too little of the picture can be measured"
@@ -163,12 +169,14 @@ def _judged(
     corners = geometry.crop_corners(crop)
     departure = direct.link.departure_px(low_to_high, corners)
     error = float(np.hypot(CAUTION * adjustment.error_px(*pair, corners), departure))
-    agreeing = float(direct.link.weights.mean())
+    agreeing = direct.link.field.agreeing
     reason = None
     if agreeing < MIN_AGREEING:
-        reason = f"only {agreeing:.0%} of the picture follow one map: a moving scene or parallax"
-    elif error > MAX_ERROR_PX:
+        reason = f"only {agreeing:.0%} of the picture lies as one surface: a moving scene or parallax"
+    elif error > max_error_px:
         reason = f"the expected error is {error:.1f} px: " + (
-            "parallax, or distortion of the lens" if departure > error / 2 else "too little detail"
+            "distortion of the lens, parallax, or a motion too simple"
+            if departure > error / 2
+            else "too little detail"
         )
     return PairRegistration(low_to_high, direct.score, direct.residual_px, error, reason)

@@ -40,6 +40,7 @@ MOST_BLOCKS = 12  # along a side
 FEWEST_BLOCKS = 6
 MEASURED_SHARE = 0.5  # of a block that both images must see
 SOFTEST_PX = 4.0  # blur, in pixels of the compared images, by which one may be softer
+SOFT_HIGH_PX, SOFT_LOW_PX = 0.8, 2.5  # of that, above which the long or the short shot is useless
 SYSTEMATIC = 0.0015  # of a pixel of the compared images, that interpolation may shift them
 ROUNDS = 4  # of measuring and fitting, at most
 CONVERGED_PX = 0.02  # of the high image, below which a round was the last
@@ -131,7 +132,7 @@ def measure(
     score = _score(level, low_to_high)
     left = link.shifts.found - geometry.apply(low_to_high, link.shifts.points)
     residual_px = float(np.median(np.linalg.norm(left, axis=1)))
-    reason = None
+    reason = _out_of_focus(softer_px)
     if score < MIN_SCORE:
         reason = _why_not(low, high) or (
             f"the two shots do not match: correlation {score:.2f}, at least {MIN_SCORE} is needed"
@@ -316,22 +317,22 @@ def _softer_px(level: _Level, low_to_high: Matrix) -> float:
     moving, mask = ecc.warped(level.low_seen, level.high, level.high_seen, to_level)
     template, seen = level.low, mask > 0
 
-    def excess(softer: Image, sharper: Image, sigma: float) -> float:
-        """Fine detail of the softer image over that of the blurred sharper one, less 1."""
-        blurred = cv2.GaussianBlur(sharper, (0, 0), sigma) if sigma else sharper
+    def excess(sigma: float) -> float:
+        """Fine detail of the low image over that of the high one, less 1, when one is blurred by sigma."""
+        a = cv2.GaussianBlur(template, (0, 0), -sigma) if sigma < 0 else template
+        b = cv2.GaussianBlur(moving, (0, 0), sigma) if sigma > 0 else moving
         ratios = []
         for fine, coarse in ((0.0, 1.0), (2.0, 4.0)):
-            a, b = (_band(image, fine, coarse)[seen] for image in (softer, blurred))
-            ratios.append(float(a @ b) / max(float(b @ b), 1e-12))
+            of_a, of_b = (_band(image, fine, coarse)[seen] for image in (a, b))
+            # Regressed on the high image, which has next to no noise and no aliasing at this sampling.
+            ratios.append(float(of_a @ of_b) / max(float(of_b @ of_b), 1e-12))
         return ratios[0] / max(ratios[1], 1e-6) - 1
 
-    softer, sharper, sign = (
-        (template, moving, 1) if excess(template, moving, 0.0) < 0 else (moving, template, -1)
-    )
+    sign = 1.0 if excess(0.0) < 0 else -1.0
     least, most = 0.0, SOFTEST_PX
     for _ in range(7):
         middle = (least + most) / 2
-        least, most = (middle, most) if excess(softer, sharper, middle) < 0 else (least, middle)
+        least, most = (middle, most) if sign * excess(sign * middle) < 0 else (least, middle)
     return sign * (least + most) / 2
 
 
@@ -425,6 +426,15 @@ def _block_shift(
 
 
 # --- judge ------------------------------------------------------------------------------------------------
+
+
+def _out_of_focus(softer_px: float) -> str | None:
+    """In words, where one shot lacks the detail that the other shows; `softer_px` as `_softer_px`."""
+    if softer_px < -SOFT_HIGH_PX:
+        return "the long shot is softer than the short one: out of focus, or shaken"
+    if softer_px > SOFT_LOW_PX:
+        return "the short shot is much too soft: out of focus, or shaken"
+    return None
 
 
 def _why_not(low: Image, high: Image) -> str | None:

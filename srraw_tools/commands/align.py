@@ -35,6 +35,15 @@ if TYPE_CHECKING:
     show_default=True,
     help="translation, euclidean (with the scale offset), similarity, affine or homography.",
 )
+@click.option(
+    "--max-error",
+    "max_error_px",
+    type=float,
+    default=0.5,
+    show_default=True,
+    metavar="PX",
+    help="Expected error in pixels of the long shot above which a pair is rejected.",
+)
 @click.option("--nominal-scale", is_flag=True, help="Take the scale from EXIF instead of refining it.")
 @click.option("--out", type=PATH, help="Write <sequence>/alignment.json here, not into the sequences.")
 @overwrite_option
@@ -47,6 +56,7 @@ def align(
     zooms: tuple[int, ...],
     motion: str,
     nominal_scale: bool,
+    max_error_px: float,
     out: Path | None,
     overwrite: bool,
     jobs: int,
@@ -76,6 +86,7 @@ def align(
         zooms=zooms,
         motion=motion,
         nominal_scale=nominal_scale,
+        max_error_px=max_error_px,
         out=out,
         overwrite=overwrite,
         jobs=jobs,
