@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import rawpy
 
+from srraw_tools import isolation
 from srraw_tools.errors import UserError
-from srraw_tools.exif import Exif, file_format, read_exif
+from srraw_tools.exif import Exif
 
 BAYER_PATTERNS = ("RGGB", "GRBG", "GBRG", "BGGR")
 TARGET_WHITE = 65535  # white of demosaiced light kept in 16 bits
@@ -75,23 +75,26 @@ def read_raw(path: Path, *, demosaic: bool = False) -> RawImage:
         demosaic: also give `camera_rgb`, LibRaw's AHD run on balanced values, the balance undone after.
 
     Raises:
-        UserError: the file is missing, no raw, truncated or damaged, or its pattern is not a 2x2 Bayer one.
+        UserError: the file is missing, no raw, truncated or damaged, or its pattern is not a 2x2 Bayer one;
+            also where it makes LibRaw crash (isolation.py).
     """
     path = Path(path)
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {problem}; a raw file is needed.", wrong_use=True)
-    try:
-        with rawpy.imread(str(path)) as raw:
-            return _image_of(raw, path, demosaic)
-    except (rawpy.LibRawFileUnsupportedError, rawpy.LibRawNotImplementedError) as error:
-        raise UserError(*_not_raw(path)) from error
-    except rawpy.LibRawError as error:
-        if not _is_image(path):
-            raise UserError(*_not_raw(path)) from error
-        raise UserError(
-            f"{path} is truncated or damaged: LibRaw says '{_text(error)}'.", "Copy it from the card again."
-        ) from error
+    values, (mosaic, *camera_rgb) = isolation.decode("raw", path, demosaic=demosaic)
+    return RawImage(
+        path=path,
+        mosaic=mosaic,
+        cfa=values["cfa"],
+        black_level=tuple(values["black_level"]),
+        white_level=values["white_level"],
+        camera_wb=tuple(values["camera_wb"]),
+        color_matrix=np.array(values["color_matrix"], np.float64),
+        exif=Exif(**values["exif"]),
+        camera_rgb=camera_rgb[0] if demosaic else None,
+        notes=tuple(values["notes"]),
+    )
 
 
 def luminance(raw: RawImage) -> npt.NDArray[np.float32]:
@@ -165,65 +168,6 @@ def to_uint8(srgb: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     return (np.clip(np.asarray(srgb), 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _image_of(raw: rawpy.RawPy, path: Path, demosaic: bool) -> RawImage:
-    # Read everything before postprocess(), which changes the pattern.
-    indices = _bayer_indices(raw, path)
-    cfa = "".join(chr(raw.color_desc[i]) for i in indices)
-    if cfa not in BAYER_PATTERNS:
-        raise UserError(f"{path} has the colour pattern {cfa}; only 2x2 Bayer patterns are supported.")
-    notes: list[str] = []
-    balance = _balance([raw.camera_whitebalance[i] for i in indices], cfa, notes)
-    matrix = _color_matrix(raw, notes)
-    mosaic = raw.raw_image_visible.copy()
-    black = tuple(float(raw.black_level_per_channel[i]) for i in indices)
-    white = int(raw.white_level)
-    if white <= max(black):
-        raise UserError(f"{path} states a white level of {white}, not above its black level; it is damaged.")
-    camera_rgb = None
-    if demosaic:
-        camera_rgb = _demosaic(raw, wb_of_rgb(cfa, balance))
-        if camera_rgb.shape[:2] != mosaic.shape:
-            raise UserError(f"{path} has pixels that are not square; such cameras are not supported.")
-    return RawImage(
-        path, mosaic, cfa, black, white, balance, matrix, _exif_of(raw, path), camera_rgb, tuple(notes)
-    )
-
-
-def _bayer_indices(raw: rawpy.RawPy, path: Path) -> list[int]:
-    """LibRaw's colour indices of the visible frame's top-left 2x2 block."""
-    pattern = raw.raw_pattern
-    if raw.raw_type != rawpy.RawType.Flat or pattern is None or pattern.shape != (2, 2):
-        kind = "X-Trans" if pattern is not None and pattern.shape == (6, 6) else "no Bayer mosaic"
-        raise UserError(
-            f"{path} is not supported: its sensor pattern is {kind}, and only 2x2 Bayer patterns are packed.",
-            "Use a camera with a Bayer sensor.",
-        )
-    top, left = raw.sizes.top_margin, raw.sizes.left_margin
-    return [int(raw.raw_color(top + y, left + x)) for y in (0, 1) for x in (0, 1)]
-
-
-def _balance(values: list[float], cfa: str, notes: list[str]) -> tuple[float, ...]:
-    """White balance in CFA order, divided by green; a zero second green means the first."""
-    greens = [v for v, colour in zip(values, cfa, strict=True) if colour == "G" and v > 0]
-    if not greens or min(v for v, colour in zip(values, cfa, strict=True) if colour != "G") <= 0:
-        notes.append("no white balance in the file; none is applied")
-        return (1.0, 1.0, 1.0, 1.0)
-    green = greens[0]
-    return tuple(float(v / green) if v > 0 else 1.0 for v in values)
-
-
-def _color_matrix(raw: rawpy.RawPy, notes: list[str]) -> npt.NDArray[np.float64]:
-    """White-balanced camera RGB to linear sRGB: of the file, else of LibRaw's table, else identity."""
-    own = np.asarray(raw.color_matrix, np.float64)[:, :3]
-    if np.any(own):
-        return own
-    xyz_to_camera = np.asarray(raw.rgb_xyz_matrix, np.float64)[:3]
-    if np.any(xyz_to_camera):
-        return matrix_from_xyz(xyz_to_camera)
-    notes.append("no colour matrix for this camera; colours are the sensor's own")
-    return np.eye(3)
-
-
 def matrix_from_xyz(xyz_to_camera: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Balanced camera RGB to linear sRGB from the map of XYZ to camera RGB (3, 3).
 
@@ -231,55 +175,3 @@ def matrix_from_xyz(xyz_to_camera: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """
     srgb_to_camera = np.asarray(xyz_to_camera, np.float64) @ SRGB_TO_XYZ
     return np.linalg.inv(srgb_to_camera / srgb_to_camera.sum(axis=1, keepdims=True))
-
-
-def _demosaic(raw: rawpy.RawPy, balance: tuple[float, float, float]) -> npt.NDArray[np.uint16]:
-    """LibRaw's AHD on balanced values, scaled so that no channel clips, and the balance undone."""
-    rgb = raw.postprocess(
-        demosaic_algorithm=rawpy.DemosaicAlgorithm.AHD,
-        user_wb=[*balance, balance[1]],
-        output_color=rawpy.ColorSpace.raw,
-        output_bps=16,
-        gamma=(1, 1),
-        no_auto_bright=True,
-        highlight_mode=rawpy.HighlightMode.Ignore,
-        adjust_maximum_thr=0.0,
-        user_flip=0,
-    )
-    undo = (max(balance) / np.array(balance)).astype(np.float32)
-    out = np.empty_like(rgb)
-    for channel in range(3):  # one plane at a time keeps the peak memory low
-        out[..., channel] = np.minimum(rgb[..., channel] * undo[channel] + 0.5, TARGET_WHITE)
-    return out
-
-
-def _exif_of(raw: rawpy.RawPy, path: Path) -> Exif:
-    """EXIF by exifread; where its container is unknown to that (CR3), LibRaw's own reading."""
-    exif = read_exif(path)
-    if exif != Exif():
-        return exif
-    other = raw.other
-    return Exif(
-        focal_mm=other.focal_length or None,
-        f_number=other.aperture or None,
-        exposure_s=other.shutter_speed or None,
-        iso=other.iso_speed or None,
-    )
-
-
-def _is_image(path: Path) -> bool:
-    try:
-        file_format(path)
-    except UserError:
-        return False
-    return True
-
-
-def _not_raw(path: Path) -> tuple[str, str]:
-    kind = f"a {file_format(path)} file" if _is_image(path) else "of no known image format"
-    return f"{path} is not a raw file that LibRaw can read: it is {kind}.", "Give a camera's raw file."
-
-
-def _text(error: Exception) -> str:
-    value = error.args[0] if error.args else error
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -22,6 +22,8 @@ NOUNS = {
     "exif",
     "geometry",
     "raw",
+    "isolation",
+    "libraw",
     "sequence",
     "alignment",
     "starts",

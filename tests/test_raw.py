@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srraw_tools import raw as raw_module
+from srraw_tools import libraw
 from srraw_tools.errors import UserError
 from srraw_tools.exif import file_format, read_exif
 from srraw_tools.raw import (
@@ -92,12 +92,12 @@ def test_the_colour_matrix_is_the_files_own_then_the_tables_then_none():
     own, table = np.diag([1.5, 1.4, 1.3, 1.0])[:3], np.vstack([np.diag([0.9, 1.0, 0.8]), np.zeros(3)])
     none, notes = np.zeros((3, 4)), []
     both = SimpleNamespace(color_matrix=own, rgb_xyz_matrix=table)
-    np.testing.assert_array_equal(raw_module._color_matrix(both, notes), own[:, :3])
+    np.testing.assert_array_equal(libraw._color_matrix(both, notes), own[:, :3])
     second = SimpleNamespace(color_matrix=none, rgb_xyz_matrix=table)
-    np.testing.assert_array_equal(raw_module._color_matrix(second, notes), matrix_from_xyz(table[:3]))
+    np.testing.assert_array_equal(libraw._color_matrix(second, notes), matrix_from_xyz(table[:3]))
     assert notes == []
     third = SimpleNamespace(color_matrix=none, rgb_xyz_matrix=np.zeros((4, 3)))
-    np.testing.assert_array_equal(raw_module._color_matrix(third, notes), np.eye(3))
+    np.testing.assert_array_equal(libraw._color_matrix(third, notes), np.eye(3))
     assert "no colour matrix" in notes[0]
 
 
@@ -112,7 +112,7 @@ def test_the_colour_matrix_is_the_files_own_then_the_tables_then_none():
 )
 def test_the_balance_is_divided_by_green_and_zeros_are_told(values, cfa, balance, noted):
     notes = []
-    assert raw_module._balance(values, cfa, notes) == balance
+    assert libraw._balance(values, cfa, notes) == balance
     assert bool(notes) == noted
 
 
