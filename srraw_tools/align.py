@@ -57,8 +57,12 @@ def align_sequences(
     out: Path | None = None,
     overwrite: bool = False,
     jobs: int = 1,
+    scheduler: str | None = None,
 ) -> Iterator[tuple[Path, SequenceAlignment | UserError]]:
     """Align many sequences, each as by `align_sequence`; a failure does not end the others.
+
+    Args:
+        jobs, scheduler: where the sequences are worked on, as parallel.map_items.
 
     Raises:
         UserError: an option is out of range. What is wrong with a sequence is yielded beside it.
@@ -78,7 +82,7 @@ def align_sequences(
         out=out,
         overwrite=overwrite,
     )
-    return parallel.map_items(task, folders, jobs)
+    return parallel.map_items(task, folders, jobs, scheduler)
 
 
 def align_sequence(

@@ -17,6 +17,7 @@ from srraw_tools.commands.options import (
     overwrite_option,
     print_json,
     quiet_option,
+    scheduler_option,
     zooms_option,
 )
 from srraw_tools.errors import UserError
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=PATH, help="Write <sequence>/alignment.json here, not into the sequences.")
 @overwrite_option
 @jobs_option
+@scheduler_option
 @dry_run_option
 @json_option
 @quiet_option
@@ -60,6 +62,7 @@ def align(
     out: Path | None,
     overwrite: bool,
     jobs: int,
+    scheduler: str | None,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -90,6 +93,7 @@ def align(
         out=out,
         overwrite=overwrite,
         jobs=jobs,
+        scheduler=scheduler,
     )
     tracked = with_progress(results, len(folders), "Aligning", unit="sequences", quiet=quiet or as_json)
     done, failures, misuses = [], [], 0

@@ -16,6 +16,11 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what 
 jobs_option = click.option(
     "-j", "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes to work in."
 )
+scheduler_option = click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Work on a Dask cluster that shares these folders, such as tcp://host:8786 (srraw[cluster]).",
+)
 PATH = click.Path(path_type=Path)
 
 
