@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from srraw_model.packing import mosaic_light, pack, red_origin
+from srraw_model.packing import pack, red_origin
 from srraw_tools import shards
 from srraw_tools.errors import UserError
+from srraw_tools.raw import mosaic_light
 from srraw_tools.shards import Pair, Reader, render_target
 
 MIN_VALID = 0.98  # share of a crop's target that must show the scene

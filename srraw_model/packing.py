@@ -18,28 +18,6 @@ def red_origin(cfa: str) -> tuple[int, int]:
     return x, y
 
 
-def mosaic_light(
-    mosaic: npt.NDArray[np.uint16],
-    black_level: tuple[float, ...],
-    white_level: float,
-    *,
-    origin: tuple[int, int] = (0, 0),
-) -> npt.NDArray[np.float32]:
-    """Sensor values as linear light, black 0 and white 1, (H, W). Nothing is clipped: noise keeps its mean.
-
-    Args:
-        mosaic: (H, W) sensor values.
-        black_level: four values in the order of the frame's CFA.
-        origin: (x, y) of the mosaic's first pixel in that frame.
-    """
-    black = np.roll(np.reshape(black_level, (2, 2)), (-origin[1], -origin[0]), axis=(0, 1))
-    light = np.empty(mosaic.shape, np.float32)
-    for y in (0, 1):
-        for x in (0, 1):
-            light[y::2, x::2] = (mosaic[y::2, x::2] - np.float32(black[y, x])) / (white_level - black[y, x])
-    return light
-
-
 def pack(light: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Light (2h, 2w) that begins at a red pixel as channels (4, h, w)."""
     height, width = light.shape

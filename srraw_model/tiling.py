@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from srraw_model.network import PaperNetwork, SmallNetwork
-from srraw_model.packing import mosaic_light, pack, reach_red, red_origin
+from srraw_model.packing import pack, reach_red, red_origin
+from srraw_tools.raw import mosaic_light
 
 Crop = tuple[int, int, int, int]
 Rectangle = tuple[slice, slice]  # rows and columns

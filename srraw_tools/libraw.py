@@ -52,7 +52,9 @@ def _decoded(raw: rawpy.RawPy, path: Path, demosaic: bool) -> tuple[dict[str, An
     if white <= max(black):
         raise UserError(f"{path} states a white level of {white}, not above its black level; it is damaged.")
     if demosaic:
-        arrays.append(_demosaic(raw, wb_of_rgb(cfa, balance)))
+        if len(set(black)) > 1:
+            _even_out(raw.raw_image_visible, black, white)
+        arrays.append(_demosaic(raw, wb_of_rgb(cfa, balance), int(min(black))))
         if arrays[1].shape[:2] != arrays[0].shape:
             raise UserError(f"{path} has pixels that are not square; such cameras are not supported.")
     values = {
@@ -105,11 +107,25 @@ def _color_matrix(raw: rawpy.RawPy, notes: list[str]) -> npt.NDArray[np.float64]
     return np.eye(3)
 
 
-def _demosaic(raw: rawpy.RawPy, balance: tuple[float, float, float]) -> npt.NDArray[np.uint16]:
+def _even_out(mosaic: npt.NDArray[np.uint16], black: tuple[float, ...], white: int) -> None:
+    """Give all positions of a mosaic the smallest black, in place, and the same range up to white.
+
+    LibRaw scales every colour by the range above the smallest black, and both greens alike.
+    """
+    least = int(min(black))
+    for position, level in enumerate(black):
+        plane = mosaic[position // 2 :: 2, position % 2 :: 2]
+        even = (plane - np.float32(level)) * np.float32((white - least) / (white - level)) + least
+        plane[:] = np.clip(np.round(even), 0, TARGET_WHITE)
+
+
+def _demosaic(raw: rawpy.RawPy, balance: tuple[float, float, float], black: int) -> npt.NDArray[np.uint16]:
     """LibRaw's AHD on balanced values, scaled so that no channel clips, and the balance undone."""
     rgb = raw.postprocess(
         demosaic_algorithm=rawpy.DemosaicAlgorithm.AHD,
         user_wb=[*balance, balance[1]],
+        user_black=black,
+        user_cblack=[0, 0, 0, 0],
         output_color=rawpy.ColorSpace.raw,
         output_bps=16,
         gamma=(1, 1),

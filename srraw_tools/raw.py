@@ -121,16 +121,33 @@ def half_size_rgb(raw: RawImage) -> npt.NDArray[np.float32]:
     return np.stack([sum(planes[c]) / np.float32(len(planes[c])) for c in "RGB"], axis=-1)
 
 
+def mosaic_light(
+    mosaic: npt.NDArray[np.uint16],
+    black_level: tuple[float, ...],
+    white_level: float,
+    *,
+    origin: tuple[int, int] = (0, 0),
+) -> npt.NDArray[np.float32]:
+    """Sensor values as linear light, black 0 and white 1, (H, W). Nothing is clipped: noise keeps its mean.
+
+    Args:
+        mosaic: (H, W) sensor values.
+        black_level: four values in the order of the frame's CFA; each position has its own range to white.
+        origin: (x, y) of the mosaic's first pixel in that frame.
+    """
+    black = np.roll(np.reshape(black_level, (2, 2)), (-origin[1], -origin[0]), axis=(0, 1))
+    light = np.empty(mosaic.shape, np.float32)
+    for y in (0, 1):
+        for x in (0, 1):
+            light[y::2, x::2] = (mosaic[y::2, x::2] - np.float32(black[y, x])) / (white_level - black[y, x])
+    return light
+
+
 def _balanced(raw: RawImage) -> npt.NDArray[np.float32]:
     """The mosaic as white-balanced linear light, (H, W) float32."""
-    black, gain = np.empty((2, 2), np.float32), np.empty((2, 2), np.float32)
-    black.flat = raw.black_level
-    gain.flat = [wb / (raw.white_level - b) for wb, b in zip(raw.camera_wb, raw.black_level, strict=True)]
-    height, width = raw.size
-    tiles = ((height + 1) // 2, (width + 1) // 2)
-    light = raw.mosaic.astype(np.float32)
-    light -= np.tile(black, tiles)[:height, :width]
-    light *= np.tile(gain, tiles)[:height, :width]
+    light = mosaic_light(raw.mosaic, raw.black_level, raw.white_level)
+    for position, balance in enumerate(raw.camera_wb):
+        light[position // 2 :: 2, position % 2 :: 2] *= np.float32(balance)
     return light
 
 

@@ -9,6 +9,7 @@ from synthetic import CFAS
 
 from srraw_model import packing
 from srraw_model.network import PaperNetwork, SmallNetwork, bilinear_demosaic, make_network, upsampled
+from srraw_tools.raw import mosaic_light
 
 RGB = {"R": 0, "G": 1, "B": 2}
 
@@ -38,7 +39,7 @@ def test_a_ramp_comes_out_as_a_ramp_at_the_right_place(cfa, size):
     (height, width), zoom, black, white = size, 4, (500.0, 510.0, 520.0, 530.0), 65000
     grown = packing.reach_red(mosaic_of(ramp(height, width), cfa, black, white), cfa)
     left, top = packing.red_origin(cfa)
-    packed = packing.pack(packing.mosaic_light(grown, black, white, origin=(left, top)))
+    packed = packing.pack(mosaic_light(grown, black, white, origin=(left, top)))
     with torch.no_grad():
         out = SmallNetwork(zoom)(torch.from_numpy(packed)[None])[0].numpy()
     out = out[:, zoom * top : zoom * (top + height), zoom * left : zoom * (left + width)]
@@ -53,7 +54,7 @@ def test_channels_are_always_red_two_greens_and_blue(cfa):
     names = np.array(list(cfa)).reshape(2, 2)
     values = np.tile(np.vectorize({"R": 100, "G": 200, "B": 300}.get)(names), (3, 4)).astype(np.uint16)
     grown = packing.reach_red(values, cfa)
-    packed = packing.pack(packing.mosaic_light(grown, (0.0,) * 4, 1000))
+    packed = packing.pack(mosaic_light(grown, (0.0,) * 4, 1000))
     for channel, value in zip(packed, (0.1, 0.2, 0.2, 0.3), strict=True):
         np.testing.assert_allclose(channel, value, atol=1e-6)
 
@@ -61,9 +62,9 @@ def test_channels_are_always_red_two_greens_and_blue(cfa):
 def test_black_is_subtracted_by_its_place_in_the_pattern_and_nothing_is_clipped():
     mosaic = np.array([[90, 210], [310, 390]], np.uint16)
     black = (100.0, 200.0, 300.0, 400.0)
-    light = packing.mosaic_light(mosaic, black, 1100)
+    light = mosaic_light(mosaic, black, 1100)
     np.testing.assert_allclose(light, [[-10 / 1000, 10 / 900], [10 / 800, -10 / 700]], rtol=1e-6)
-    shifted = packing.mosaic_light(mosaic[:, ::-1].copy(), black, 1100, origin=(1, 0))
+    shifted = mosaic_light(mosaic[:, ::-1].copy(), black, 1100, origin=(1, 0))
     np.testing.assert_allclose(shifted, light[:, ::-1], rtol=1e-6)
 
 

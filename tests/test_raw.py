@@ -20,6 +20,7 @@ from srraw_tools.raw import (
     half_size_rgb,
     luminance,
     matrix_from_xyz,
+    mosaic_light,
     read_raw,
     render_srgb,
     to_uint8,
@@ -61,6 +62,35 @@ def test_demosaicing_keeps_the_sensor_values_where_they_were_measured(tmp_path):
         measured = (mosaic[i // 2 :: 2, i % 2 :: 2].astype(float) - 512) * scale
         found = raw.camera_rgb[i // 2 :: 2, i % 2 :: 2, channel].astype(float)
         assert np.abs(found - measured).max() <= 4
+
+
+@pytest.mark.parametrize("black", [(500, 800, 500, 800), (100, 130, 160, 190), (0, 0, 0, 512)])
+@pytest.mark.parametrize("level", [0.02, 0.5])
+def test_unequal_black_levels_leave_an_even_grey_even(tmp_path, black, level):
+    path, mosaic = tmp_path / "a.dng", np.empty((48, 64), np.uint16)
+    for i, (colour, dark) in enumerate(zip("RGGB", black, strict=True)):
+        value = dark + level / WB["RGB".index(colour)] * (65000 - dark)
+        mosaic[i // 2 :: 2, i % 2 :: 2] = round(value)
+    write_dng(path, mosaic, black_level=black, white_level=65000, camera_wb=WB)
+    raw = read_raw(path, demosaic=True)
+    assert raw.black_level == black
+    np.testing.assert_array_equal(raw.mosaic, mosaic)
+    light = mosaic_light(raw.mosaic, raw.black_level, raw.white_level)
+    packed = [light[i // 2 :: 2, i % 2 :: 2].mean() * wb for i, wb in enumerate(raw.camera_wb)]
+    target = raw.camera_rgb.mean(axis=(0, 1)) / 65535 * WB
+    for found in (packed, half_size_rgb(raw).mean(axis=(0, 1)), luminance(raw).mean(), target):
+        np.testing.assert_allclose(found, level, rtol=2e-3)
+    assert np.ptp(raw.camera_rgb, axis=(0, 1)).max() <= 0.002 * level * 65535  # no maze of two greens
+
+
+def test_a_crop_keeps_its_own_black_levels():
+    black, light = (100.0, 200.0, 300.0, 400.0), np.full((6, 8), 0.25, np.float32)
+    mosaic = np.empty((6, 8), np.uint16)
+    for i, level in enumerate(black):
+        mosaic[i // 2 :: 2, i % 2 :: 2] = level + 0.25 * (16400 - level)
+    for x, y in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        found = mosaic_light(mosaic[y:, x:], black, 16400, origin=(x, y))
+        np.testing.assert_allclose(found, light[y:, x:], atol=1e-4)
 
 
 @given(st.floats(0, 1))

@@ -32,7 +32,7 @@ def write_dng(
     mosaic: npt.NDArray[np.uint16],
     *,
     cfa: str = "RGGB",
-    black_level: int = 512,
+    black_level: int | tuple[int, ...] = 512,
     white_level: int = 16383,
     camera_wb: tuple[float, float, float] = (2.0, 1.0, 1.5),
     camera_to_srgb: npt.ArrayLike = ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
@@ -52,7 +52,7 @@ def write_dng(
         path: the file to write, replaced where it exists.
         mosaic: (H, W) uint16 sensor values.
         cfa: colour filters of a repeating square, row by row: "RGGB", "GRBG", ...; X-Trans has 36 letters.
-        black_level, white_level: sensor values of no light and of saturation.
+        black_level, white_level: sensor values of no light (four of a 2x2 block differ) and of saturation.
         camera_wb: factors for R, G and B that make grey neutral, green 1.
         camera_to_srgb: (3, 3) white-balanced camera RGB to linear sRGB; rows sum to 1: grey stays grey.
         focal_mm: as the lens reports it; None writes no focal length.
@@ -102,6 +102,8 @@ def write_dng(
         50735: (ASCII, serial_number),
         50778: (SHORT, D65),  # CalibrationIlluminant1
     }
+    if isinstance(black_level, tuple):
+        image[50713] = (SHORT, (2, 2))  # BlackLevelRepeatDim
     exif: Tags = {
         33434: (RATIONAL, exposure_s),
         33437: (RATIONAL, f_number),
