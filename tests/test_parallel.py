@@ -123,7 +123,7 @@ def test_an_interrupt_ends_the_work_without_words_from_the_processes(tmp_path):
 
 @contextmanager
 def running_cluster(folder, *, workers):
-    """The address of a Dask scheduler with workers, in processes of their own; and the scheduler's process."""
+    """A Dask scheduler and workers in processes of their own: its address, and its process."""
     pytest.importorskip("distributed", reason="Dask's distributed is not installed")
     environment = {
         **os.environ,
