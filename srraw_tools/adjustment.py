@@ -27,6 +27,7 @@ FEWEST_FOR_BENDING = 24  # blocks from which more than an affine field can be to
 AFFINE_TERMS = 6
 PRIOR_FREEDOM = 4.0  # degrees of freedom with which the links' own deviations are believed
 MEDIAN_OF_CHI2 = 1.386  # of two degrees of freedom
+DIVIDED = 0.3  # share of blocks that do not follow, from which a picture is divided between two maps
 AGREEING_OF_CHANCE = 0.85  # mean weight of blocks with nothing but Gaussian errors
 CHANCE_OF_CHI2 = 40.0  # of the nine degrees of freedom of a field, that chance hardly exceeds
 STEP = 1e-4  # of numerical derivatives, in units of half a frame
@@ -52,25 +53,30 @@ class LocalShifts:
 
 
 @dataclass(frozen=True)
-class Field:
-    """A smooth field of shifts that bends as perspective and lenses do.
+class Surface:
+    """Where the points of a low frame lie in a high one, smoothly: a map, bent as perspective and lenses do.
 
     Attributes:
+        low_to_high: the map that most blocks follow.
         frame_to_unit: 3x3, from pixels of the low frame to coordinates about 1 at the common field's border.
         coefficients: of `_bendings`.
-        reality: 0 where chance explains it, near 1 where it is certain.
-        agreeing: share of the blocks that follow the field; the others moved, or are nearer than the rest.
+        reality: 0 where chance explains the bending, near 1 where it is certain.
+        agreeing: share of the blocks that lie on it; the others moved, or are nearer than the rest.
+        dominant: share of the blocks that follow `low_to_high`.
     """
 
+    low_to_high: Matrix
     frame_to_unit: Matrix
     coefficients: Array
     reality: float
     agreeing: float
+    dominant: float
 
-    def at(self, points: npt.ArrayLike) -> Array:
-        """The shifts (n, 2) at points of the low frame, in pixels of the high one."""
+    def found(self, points: npt.ArrayLike) -> Array:
+        """Points (n, 2) of the low frame as they are found in the high one, in its pixels."""
         bendings = _bendings(geometry.apply(self.frame_to_unit, points))
-        return bendings[..., : len(self.coefficients)] @ self.coefficients
+        bent = bendings[..., : len(self.coefficients)] @ self.coefficients
+        return geometry.apply(self.low_to_high, points) + bent
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Link:
         low_to_high: the best map by this link alone.
         shifts: with covariances that agree with the scatter about the map.
         weights: (n,) of the blocks, low where something moved.
-        field: what varies smoothly over the frame and no map of this motion follows.
+        surface: on which the blocks lie, whether a map of this motion follows it or not.
     """
 
     low: str
@@ -90,16 +96,26 @@ class Link:
     low_to_high: Matrix
     shifts: LocalShifts
     weights: Array
-    field: Field
+    surface: Surface
 
-    def departure_px(self, low_to_high: Matrix, points: npt.ArrayLike) -> float:
-        """How far this link's blocks, smoothed, lie from a map at points (n, 2), beyond what chance explains.
+    def departure_px(self, low_to_high: Matrix, points: npt.ArrayLike | None = None) -> float:
+        """How far the surface lies from a map, beyond what chance explains: over the blocks, or at points.
 
         Root mean square, in pixels of the high shot.
         """
-        shift = self.field.at(points)
-        shift = shift + geometry.apply(self.low_to_high, points) - geometry.apply(low_to_high, points)
-        return float(np.sqrt((shift**2).sum(axis=1).mean() * self.field.reality))
+        weights = self.weights if points is None else np.ones(len(np.asarray(points)))
+        points = self.shifts.points if points is None else points
+        apart = self.surface.found(points) - geometry.apply(low_to_high, points)
+        return float(np.sqrt(np.average((apart**2).sum(axis=1), weights=weights) * self.surface.reality))
+
+    def ambiguity_px(self, low_to_high: Matrix, points: npt.ArrayLike) -> float:
+        """How far the map that most blocks follow lies from a map at points (n, 2), where others disagree.
+
+        Root mean square, in pixels of the high shot; 0 where all blocks say the same.
+        """
+        share = np.clip(1 - self.surface.dominant / AGREEING_OF_CHANCE, 0, DIVIDED) / DIVIDED
+        apart = geometry.apply(self.surface.low_to_high, points) - geometry.apply(low_to_high, points)
+        return float(share * np.sqrt((apart**2).sum(axis=1).mean()))
 
 
 @dataclass(frozen=True)
@@ -139,40 +155,52 @@ class Adjustment:
 def fit_link(
     low: str, high: str, start: Matrix, shifts: LocalShifts, motion: str, low_size: tuple[int, int]
 ) -> Link:
-    """The map of a motion that fits local shifts best, blocks that do not follow it set aside.
+    """The map of a motion that fits local shifts best, blocks that do not lie on one surface set aside.
 
     How much neighbouring blocks differ, not the noise of their pixels, says how sure each is. The map that
-    most blocks agree on comes first, so that a nearer plane or something that moved does not draw it away.
+    most blocks agree on comes first, so that a nearer plane or something that moved does not draw it away;
+    from there a smooth surface grows over what distortion bends; the map is fitted to all of that surface.
     """
     unit_to_frame = _unit_to_frame(low_size)
     spread = _local_spread(shifts, start)
     information = np.linalg.inv(shifts.covariance * spread)
-    matrix = _consensus(shifts, information, start, motion)
-    for _ in range(ROUNDS):
-        maps = {low: matrix, high: np.eye(3)}
-        residual = shifts.found - geometry.apply(matrix, shifts.points)
-        weights = _tukey(residual, information)
-        derivative = _derivative(
-            maps, low, unit_to_frame, motion, lambda some: _between(some, low, high, shifts.points)
-        )
-        normal, right = _normal_equations(derivative, information * weights[:, None, None], residual)
-        step = np.linalg.lstsq(normal, right, rcond=None)[0]
-        matrix = _moved(matrix, unit_to_frame, motion, step)
-    matrix = matrix / matrix[2, 2]
-    residual = shifts.found - geometry.apply(matrix, shifts.points)
-    field = _fitted_field(shifts.points, residual, information, weights)
-    # What the smooth field leaves may scatter more than neighbours differ.
-    agreeing = float(weights.mean())
-    left = _squared(residual - field.at(shifts.points), information)
-    spread *= max(1.0, float(np.median(left)) / MEDIAN_OF_CHI2)
-    weights = _tukey(residual, np.linalg.inv(shifts.covariance * spread))
-    bent = Link(low, high, matrix, shifts, weights, field).departure_px(matrix, shifts.points)
+
+    def fitted(matrix: Matrix, information: Array, weights: Array | None) -> Matrix:
+        for _ in range(ROUNDS if weights is None else 3):
+            residual = shifts.found - geometry.apply(matrix, shifts.points)
+            trust = _tukey(residual, information) if weights is None else weights
+            derivative = _derivative(
+                {low: matrix, high: np.eye(3)},
+                low,
+                unit_to_frame,
+                motion,
+                lambda maps: _between(maps, low, high, shifts.points),
+            )
+            normal, right = _normal_equations(derivative, information * trust[:, None, None], residual)
+            step = np.linalg.lstsq(normal, right, rcond=None)[0]
+            matrix = _moved(matrix, unit_to_frame, motion, step)
+        return matrix / matrix[2, 2]
+
+    dominant = fitted(_consensus(shifts, information, start, motion), information, None)
+    residual = shifts.found - geometry.apply(dominant, shifts.points)
+    weights = _tukey(residual, information)
     # Blocks that were set aside have neighbours that were drawn a little, and were not.
-    doubt = max(1.0, AGREEING_OF_CHANCE / agreeing) ** 4
-    # What all blocks share is no smaller the more there are: so much must the map itself be doubted.
-    shared = weights.sum() * (shifts.systematic_px**2 + bent**2 / 2) * np.eye(2)
-    agreeing = replace(shifts, covariance=shifts.covariance * spread * doubt + shared)
-    return Link(low, high, matrix, agreeing, weights, field)
+    doubt = max(1.0, AGREEING_OF_CHANCE / float(weights.mean())) ** 4
+    surface = _grown_surface(dominant, shifts.points, residual, information, weights)
+    left = shifts.found - surface.found(shifts.points)
+    # What the surface leaves may scatter more than neighbours differ.
+    spread *= max(1.0, float(np.median(_squared(left, information))) / MEDIAN_OF_CHI2)
+    weights = _tukey(left, np.linalg.inv(shifts.covariance * spread))
+    # Where the map cannot follow the surface, every block of it counts, not those alone that are sharp.
+    bent = np.sqrt(surface.reality) * (surface.found(shifts.points) - geometry.apply(dominant, shifts.points))
+    everywhere = shifts.covariance * spread + (bent**2).mean() * np.eye(2)
+    matrix = fitted(dominant, np.linalg.inv(everywhere), weights)
+    link = Link(low, high, matrix, shifts, weights, surface)
+    # What all blocks share is no smaller the more there are. Over another part of the frame the best map is
+    # another one: by about the departure at the corners, where p parameters weigh 4 p/n.
+    elsewhere = link.departure_px(matrix) ** 2 / (4 * len(ecc.GENERATORS[motion]))
+    shared = weights.sum() * (shifts.systematic_px**2 + elsewhere) * np.eye(2)
+    return replace(link, shifts=replace(shifts, covariance=shifts.covariance * spread * doubt + shared))
 
 
 def _local_spread(shifts: LocalShifts, start: Matrix) -> float:
@@ -236,13 +264,16 @@ def _bendings(unit: Array) -> Array:
     return np.stack([np.stack(along_x, axis=1), np.stack(along_y, axis=1)], axis=1)
 
 
-def _fitted_field(points: Array, residual: Array, information: Array, weights: Array) -> Field:
-    """A smooth field through residuals, begun where they are small and grown from there."""
+def _grown_surface(
+    low_to_high: Matrix, points: Array, residual: Array, information: Array, weights: Array
+) -> Surface:
+    """The surface through the residuals of a map, begun where they are small and grown from there."""
     centre, half = (points.max(axis=0) + points.min(axis=0)) / 2, np.ptp(points, axis=0).max() / 2
     frame_to_unit = np.diag([1 / half, 1 / half, 1.0]) @ geometry.translation(*-centre)
     design = _bendings(geometry.apply(frame_to_unit, points))
     if len(points) < FEWEST_FOR_BENDING:
         design = design[..., :AFFINE_TERMS]
+    dominant = float(weights.mean())
     for _ in range(ROUNDS):
         normal, right = _normal_equations(design, information * weights[:, None, None], residual)
         coefficients = np.linalg.pinv(normal) @ right
@@ -250,7 +281,7 @@ def _fitted_field(points: Array, residual: Array, information: Array, weights: A
         weights = _tukey(left, information)
     chi2 = _truncated_cost(residual, information) - _truncated_cost(left, information)
     reality = max(0.0, 1 - CHANCE_OF_CHI2 / max(chi2, 1e-12))
-    return Field(frame_to_unit, coefficients, reality, float(weights.mean()))
+    return Surface(low_to_high, frame_to_unit, coefficients, reality, float(weights.mean()), dominant)
 
 
 def _truncated_cost(residual: Array, information: Array) -> float:

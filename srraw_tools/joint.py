@@ -7,6 +7,7 @@ shows in the expected error.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,7 +19,7 @@ from srraw_tools.adjustment import Adjustment, Link, adjust, connected
 from srraw_tools.ecc import Image
 from srraw_tools.geometry import Matrix
 
-MAX_ERROR_PX = 0.5  # expected, above which a pair is not taken for right, unless the user says otherwise
+MAX_ERROR_PX = 0.75  # expected, above which a pair is not taken for right, unless the user says otherwise
 CAUTION = 1.1  # errors that blocks and links have in common beyond what the adjustment knows of
 MIN_AGREEING = 0.5  # share of the blocks that must follow one map
 FOCAL_TOLERANCE = 0.05  # between the focal length that EXIF tells and the one that the images show
@@ -167,9 +168,17 @@ def _judged(
         reason = "the two shots do not see a common field"
         return PairRegistration(low_to_high, direct.score, direct.residual_px, float("inf"), reason)
     corners = geometry.crop_corners(crop)
-    departure = direct.link.departure_px(low_to_high, corners)
-    error = float(np.hypot(CAUTION * adjustment.error_px(*pair, corners), departure))
-    agreeing = direct.link.field.agreeing
+    # The corners depart most, and are known least, for no block lies there: a mean of both.
+    departure = math.sqrt(
+        direct.link.departure_px(low_to_high) * direct.link.departure_px(low_to_high, corners)
+    )
+    parts = (
+        CAUTION * adjustment.error_px(*pair, corners),
+        departure,
+        direct.link.ambiguity_px(low_to_high, corners),
+    )
+    error = math.hypot(*parts)
+    agreeing = direct.link.surface.agreeing
     reason = None
     if agreeing < MIN_AGREEING:
         reason = f"only {agreeing:.0%} of the picture lies as one surface: a moving scene or parallax"

@@ -40,12 +40,13 @@ if TYPE_CHECKING:
     "--max-error",
     "max_error_px",
     type=float,
-    default=0.5,
+    default=0.75,
     show_default=True,
     metavar="PX",
     help="Expected error in pixels of the long shot above which a pair is rejected.",
 )
 @click.option("--nominal-scale", is_flag=True, help="Take the scale from EXIF instead of refining it.")
+@click.option("--flow", is_flag=True, help="Also write the dense flow that remains in a pair, and its mask.")
 @click.option("--out", type=PATH, help="Write <sequence>/alignment.json here, not into the sequences.")
 @overwrite_option
 @jobs_option
@@ -59,6 +60,7 @@ def align(
     motion: str,
     nominal_scale: bool,
     max_error_px: float,
+    flow: bool,
     out: Path | None,
     overwrite: bool,
     jobs: int,
@@ -90,6 +92,7 @@ def align(
         motion=motion,
         nominal_scale=nominal_scale,
         max_error_px=max_error_px,
+        flow=flow,
         out=out,
         overwrite=overwrite,
         jobs=jobs,
