@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from srraw_tools import __version__, ecc, geometry, joint, parallel
+from srraw_tools import __version__, ecc, geometry, joint, parallel, picture
 from srraw_tools.alignment import ALIGNMENT_FILE, PairAlignment, aligned_inputs, pairs_of, read_record
 from srraw_tools.errors import UserError
+from srraw_tools.exif import is_picture
 from srraw_tools.files import sha256_of, write_json
 from srraw_tools.gain import fit_gain
 from srraw_tools.raw import half_size_rgb, luminance, read_raw
@@ -23,6 +25,7 @@ from srraw_tools.sequence import (
     Shot,
     changed_shots,
     choose_pairs,
+    foreign_shots,
     read_sequence,
     sequence_name,
     snapped,
@@ -135,7 +138,12 @@ def align_sequence(
     failures += [str(error) for error in changed.values()]
     group = "similarity" if motion == "euclidean" and not nominal_scale else motion
     images = {name: view.luminance for name, view in views.items()}
-    focals = {shot.file: shot.focal_mm or shot.focal_planned for shot in shots if shot.file in views}
+    foreign = foreign_shots(sequence)
+    focals = {
+        shot.file: None if shot.file in foreign else shot.focal_mm or shot.focal_planned
+        for shot in shots
+        if shot.file in views
+    }
     neighbours = joint.link_neighbours(images, focals, motion=group, keep_scale=nominal_scale)
     shown = joint.focals_by_images(
         neighbours, focals, {name: view.luminance.shape for name, view in views.items()}
@@ -148,14 +156,25 @@ def align_sequence(
     if nominal_scale:
         shown = {}
     focals = {
-        shot.file: shown.get(shot.file) or shot.focal_mm or shot.focal_nominal for shot in sequence.shots
+        shot.file: shown.get(shot.file)
+        or (shot.focal_nominal if shot.file in foreign else shot.focal_mm or shot.focal_nominal)
+        for shot in sequence.shots
     }
     ratios = {(low.file, high.file): focals[high.file] / focals[low.file] for _, low, high in pairs}
     found = joint.register_pairs(
         images, ratios, neighbours, motion=group, keep_scale=nominal_scale, max_error_px=max_error_px
     )
     aligned = tuple(
-        _aligned(views[low.file], views[high.file], zoom, low, high, motion, found[low.file, high.file])
+        _aligned(
+            views[low.file],
+            views[high.file],
+            zoom,
+            low,
+            high,
+            motion,
+            found[low.file, high.file],
+            same_lens=not foreign & {low.file, high.file},
+        )
         for zoom, low, high in pairs
     )
     try:
@@ -182,7 +201,7 @@ def _useful(sequence: Sequence, zooms: tuple[int, ...]) -> list[Shot]:
     """The shots of the pairs, those between them, and those whose focal length only the images can tell."""
     focals = [shot.focal_nominal for zoom in zooms for pair in choose_pairs(sequence, zoom) for shot in pair]
     unplaced = [shot for shot in sequence.shots if shot.focal_nominal is None]
-    if unplaced:
+    if unplaced or foreign_shots(sequence):
         return list(sequence.shots)
     if not focals:
         return []
@@ -190,11 +209,19 @@ def _useful(sequence: Sequence, zooms: tuple[int, ...]) -> list[Shot]:
 
 
 def _focals_checked(sequence: Sequence, by_images: dict[str, float]) -> tuple[Sequence, list[str]]:
-    """The sequence with focal lengths as the images show them where EXIF is silent or wrong; and what was."""
-    shots, warnings = [], []
+    """The sequence with focal lengths as the images show them where EXIF is silent, wrong or of another lens;
+    and what was."""
+    shots, warnings, foreign = [], [], foreign_shots(sequence)
     for shot in sequence.shots:
         shown = by_images.get(shot.file)
-        if shown is None:
+        if shot.file in foreign and shown is None:
+            warnings.append(
+                f"{shot.file} is of another camera or lens, and the images do not show its zoom; "
+                "no pairs are made with it"
+            )
+        elif shot.file in foreign:
+            shot = replace(shot, focal_planned=shown)
+        elif shown is None:
             if shot.focal_nominal is None:
                 warnings.append(f"no focal length is known of {shot.file}; no pairs are made with it")
         elif shot.focal_mm is None:
@@ -245,24 +272,36 @@ def _done_before(
 
 @dataclass(frozen=True)
 class _View:
-    """What registration needs of a shot: its light, without the mosaic it came from."""
+    """What registration needs of a shot: its light, without the mosaic it came from.
+
+    color_matrix: from the colours of `half_size_rgb` to linear sRGB.
+    colors: whose colours those are: a camera's, or "sRGB".
+    """
 
     luminance: ecc.Image
     half_size_rgb: ecc.Image
+    color_matrix: npt.NDArray[np.float64]
+    colors: str
     notes: tuple[str, ...]
 
 
 def _read_views(folder: Path, names: list[str]) -> tuple[dict[str, _View], list[str]]:
-    """Decode each raw once; and say in words which could not be."""
+    """Decode each file once; and say in words which could not be."""
     views, failures = {}, []
     for name in names:
         try:
-            raw = read_raw(folder / name)
+            views[name] = _read_view(folder / name)
         except UserError as error:
             failures.append(str(error))
-            continue
-        views[name] = _View(luminance(raw), half_size_rgb(raw), raw.notes)
     return views, failures
+
+
+def _read_view(path: Path) -> _View:
+    if is_picture(path):
+        shot = picture.read_picture(path)
+        return _View(picture.luminance(shot), picture.half_size_rgb(shot), np.eye(3), "sRGB", shot.notes)
+    raw = read_raw(path)
+    return _View(luminance(raw), half_size_rgb(raw), raw.color_matrix, raw.exif.camera, raw.notes)
 
 
 def _aligned(
@@ -273,6 +312,8 @@ def _aligned(
     high: Shot,
     motion: str,
     found: joint.PairRegistration,
+    *,
+    same_lens: bool,
 ) -> PairAlignment:
     scale, _ = geometry.scale_and_rotation(found.low_to_high)
     reason, crop, gain = found.reason, None, (1.0, 1.0, 1.0)
@@ -284,10 +325,9 @@ def _aligned(
         reason = reason or "the two shots do not see a common field"
     if reason is None:
         half = geometry.scaling(2.0)  # from pixels of the half-size images to those of the full ones
-        gain = fit_gain(
-            low_view.half_size_rgb, high_view.half_size_rgb, np.linalg.inv(half) @ found.low_to_high @ half
-        )
-    known = low.focal_mm and high.focal_mm
+        colors = _comparable_colors(low_view, high_view)
+        gain = fit_gain(*colors, np.linalg.inv(half) @ found.low_to_high @ half)
+    known = same_lens and low.focal_mm and high.focal_mm
     return PairAlignment(
         low=low.file,
         high=high.file,
@@ -306,6 +346,16 @@ def _aligned(
         status="ok" if reason is None else "rejected",
         reason=reason,
     )
+
+
+def _comparable_colors(low: _View, high: _View) -> tuple[ecc.Image, ecc.Image]:
+    """The light of both in the same colours: their camera's, or linear sRGB, as such pairs are packed."""
+    if low.colors == high.colors:
+        return low.half_size_rgb, high.half_size_rgb
+    first, second = (
+        np.clip(view.half_size_rgb @ view.color_matrix.T.astype(np.float32), 0, 1) for view in (low, high)
+    )
+    return first, second
 
 
 def _finite(value: float) -> float | None:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from srraw_tools.errors import UserError
+from srraw_tools.exif import file_format, is_picture
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Describe a raw file, a sequence folder or a folder of them, alignment.json, truth.json or an srraw.h5.
+    """Describe a raw file, a picture, a sequence or many, alignment.json, truth.json or an srraw.h5.
 
     Returns:
         Plain values that JSON can hold; "kind" says what it is, and "rows", where there is, holds one
@@ -28,11 +29,31 @@ def describe(path: Path) -> dict[str, Any]:
         head = file.read(8)
     if head == b"\x89HDF\r\n\x1a\n" or path.suffix in (".h5", ".hdf5"):
         return _describe_shards(path)
-    return _describe_raw(path)
+    return _describe_picture(path) if is_picture(path) else _describe_raw(path)
+
+
+def _describe_picture(path: Path) -> dict[str, Any]:
+    from srraw_tools.picture import read_picture
+
+    picture = read_picture(path)
+    return {
+        "kind": f"{file_format(path)} picture",
+        "camera": picture.exif.camera,
+        "lens": picture.exif.lens,
+        "taken_at": picture.exif.taken_at,
+        "focal_mm": picture.exif.focal_mm,
+        "f_number": picture.exif.f_number,
+        "exposure_s": picture.exif.exposure_s,
+        "iso": picture.exif.iso,
+        "width": picture.size[1],
+        "height": picture.size[0],
+        "bits": 8 * picture.srgb.itemsize,
+        "orientation": picture.exif.orientation,
+        "notes": list(picture.notes),
+    }
 
 
 def _describe_raw(path: Path) -> dict[str, Any]:
-    from srraw_tools.exif import file_format
     from srraw_tools.raw import read_raw
 
     raw = read_raw(path)

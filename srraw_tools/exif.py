@@ -11,6 +11,8 @@ from srraw_tools.errors import UserError
 
 RAW_FORMATS = ("dng", "ARW", "NEF", "CR2", "CR3", "RAF", "ORF", "RW2", "PEF", "SRW")
 RAW_SUFFIXES = tuple("." + name.lower() for name in RAW_FORMATS)
+PICTURE_FORMATS = ("JPG", "PNG")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 # A damaged tag is no news to the user: what is missing is reported by whoever needs it.
 logging.getLogger("exifread").addHandler(logging.NullHandler())
@@ -31,6 +33,7 @@ class Exif:
 
     Attributes:
         orientation: EXIF's number 1 to 8: how the frame lies, as `geometry.as_shot` takes it.
+        color_space: EXIF's number; 1 is sRGB.
     """
 
     focal_mm: float | None = None
@@ -44,6 +47,7 @@ class Exif:
     taken_at: str | None = None
     digital_zoom: float | None = None
     orientation: int | None = None
+    color_space: int | None = None
 
     @property
     def camera(self) -> str:
@@ -55,7 +59,7 @@ class Exif:
 
 
 def file_format(path: Path) -> str:
-    """The true format of an image file, by its content: "dng", "ARW", ..., "JPG", "PNG", "TIF".
+    """The true format of an image file, by its content: "dng", "ARW", ..., "JPG", "PNG", "TIF", "HEIC".
 
     Returns:
         The format as it is written in a file's extension.
@@ -72,6 +76,8 @@ def file_format(path: Path) -> str:
         return "RAF"
     if head[4:12] == b"ftypcrx ":
         return "CR3"
+    if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+        return "HEIC"
     if head[:4] in (b"IIRO", b"IIRS", b"MMOR"):
         return "ORF"
     if head[:4] == b"IIU\0":
@@ -88,6 +94,15 @@ def file_format(path: Path) -> str:
         f"{path} is neither a raw file nor a picture.",
         "Give a raw file of a camera, such as ARW, NEF, CR2 or DNG.",
     )
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a JPEG or PNG rather than a raw file, by its first bytes.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    return _head_of(path).startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))
 
 
 def read_exif(path: Path) -> Exif:
@@ -111,6 +126,7 @@ def read_exif(path: Path) -> Exif:
         taken_at=_time(tags),
         digital_zoom=_positive(tags, "EXIF DigitalZoomRatio"),
         orientation=_orientation(tags),
+        color_space=_color_space(tags),
     )
 
 
@@ -153,6 +169,11 @@ def _positive(tags: dict[str, Any], *names: str) -> float | None:
 def _orientation(tags: dict[str, Any]) -> int | None:
     number = _value(tags, ("Image Orientation",))
     return int(number) if number in range(1, 9) else None
+
+
+def _color_space(tags: dict[str, Any]) -> int | None:
+    number = _value(tags, ("EXIF ColorSpace",))
+    return number if isinstance(number, int) else None
 
 
 def _text(tags: dict[str, Any], *names: str) -> str | None:

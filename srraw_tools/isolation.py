@@ -34,7 +34,7 @@ try:
 except ImportError:  # Windows: a crash costs one file there too, but nothing limits time and memory
     fcntl = resource = None
 
-NAMES = {"raw": "LibRaw"}  # what decodes, in words
+NAMES = {"raw": "LibRaw", "picture": "OpenCV"}  # what decodes, in words
 LIMIT_S = (60.0, 2.0)  # for any file, and for each megabyte of it: hundred times what a good one takes
 LIMIT_BYTES = (4 << 30, 64)  # of address space for any file, and for each byte of it
 READY = b"ready\n"
@@ -50,7 +50,7 @@ def decode(decoder: str, path: Path, **options: Any) -> Decoded:
     """Have a file decoded by another process.
 
     Args:
-        decoder: "raw" for libraw.decode.
+        decoder: "raw" for libraw.decode, "picture" for picture.decode.
         options: keyword arguments of the decoder.
 
     Returns:
@@ -159,9 +159,9 @@ def _last_words(path: Path, name: str, status: int, limit_s: float) -> str:
 
 
 def _serve() -> None:
-    from srraw_tools import libraw
+    from srraw_tools import libraw, picture
 
-    decoders = {"raw": libraw.decode}
+    decoders = {"raw": libraw.decode, "picture": picture.decode}
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     answers.write(READY)

@@ -18,8 +18,10 @@ import numpy.typing as npt
 from srraw_tools import geometry, shards
 from srraw_tools.alignment import ALIGNMENT_FILE, PairAlignment, aligned_inputs, read_alignment
 from srraw_tools.errors import UserError
+from srraw_tools.exif import is_picture
 from srraw_tools.files import sha256_of
 from srraw_tools.geometry import Matrix
+from srraw_tools.picture import Picture, linear_light, read_picture
 from srraw_tools.raw import TARGET_WHITE, RawImage, read_raw, render_srgb, to_uint8
 from srraw_tools.sequence import SEQUENCE_FILE, ZOOMS, Sequence, changed_shots, read_sequence, sequence_name
 from srraw_tools.shards import SPLITS, Pair, PairData
@@ -30,7 +32,8 @@ TARGETS = ("camera", "srgb")
 
 @dataclass(frozen=True)
 class PackedPair:
-    """What became of a pair: `status` is "packed", "present" (there before) or "failed", with `reason`.
+    """What became of a pair: `status` is "packed", "present" (there before), or with a `reason` "left out",
+    where nothing can be packed of such a pair, or "failed".
 
     notes: what had to be assumed because the raw files do not say it.
     """
@@ -80,7 +83,8 @@ def pack_sequences(
     Args:
         split: shares of train, val and test; sequences are assigned by a hash of their name.
         split_file: CSV of sequence,split that decides instead.
-        target: "camera" (16-bit linear camera RGB) or "srgb" (8-bit sRGB, as in the paper).
+        target: "camera" (16-bit linear camera RGB) or "srgb" (8-bit sRGB, as in the paper). Pairs of two
+            cameras, and those whose long shot is a JPEG or PNG, are packed in sRGB.
         alignments: folder of <sequence>/alignment.json where `srraw align --out` wrote them.
 
     Yields:
@@ -99,8 +103,8 @@ def pack_sequences(
         "compression": compression,
         "split": chosen_split,
     }
-    tasks, failed = _collect(list(folders), zooms, chosen_split, alignments)
-    yield from failed
+    tasks, left_out = _collect(list(folders), zooms, chosen_split, alignments)
+    yield from left_out
     if not tasks:
         raise UserError(
             f"There is no aligned pair to pack for {_zoom_names(zooms)}.",
@@ -154,8 +158,8 @@ def plan_packing(
     """What `pack_sequences` with these arguments would pack, with the status "planned"; reads no raw file."""
     _check_options(zooms, split)
     chosen_split = _read_split_file(split_file) if split_file else list(split)
-    tasks, failed = _collect(list(folders), zooms, chosen_split, alignments)
-    return [*failed, *(_record(task, "planned") for task in tasks)]
+    tasks, left_out = _collect(list(folders), zooms, chosen_split, alignments)
+    return [*left_out, *(_record(task, "planned") for task in tasks)]
 
 
 def split_of(sequence: str, shares: tuple[float, ...] = SPLIT_SHARES) -> str:
@@ -236,9 +240,9 @@ def _collect(
     split: list[float] | dict[str, str],
     alignments: Path | None,
 ) -> tuple[list[_Task], list[PackedPair]]:
-    """The pairs to pack, and the sequences that cannot be."""
+    """The pairs to pack, and the sequences and pairs that cannot be."""
     tasks: list[_Task] = []
-    failed = []
+    left_out = []
     for folder in folders:
         sequence = sequence_name(folder)
         if isinstance(split, dict) and sequence not in split:
@@ -257,19 +261,25 @@ def _collect(
             pairs, inputs = read_alignment(path), aligned_inputs(path)
             described = read_sequence(folder) if (folder / SEQUENCE_FILE).exists() else None
         except UserError as error:
-            failed.append(PackedPair(sequence, chosen, 0, "failed", str(error)))
+            left_out.append(PackedPair(sequence, chosen, 0, "failed", str(error)))
             continue
         for pair in pairs:
             if pair.zoom in zooms and pair.status == "ok":
                 name = f"{sequence}_{pair.zoom}x_{Path(pair.low).stem}_{Path(pair.high).stem}"
-                tasks.append(_Task(name, folder, sequence, chosen, pair, inputs, described))
+                task = _Task(name, folder, sequence, chosen, pair, inputs, described)
+                low = task.files[0]
+                if low.is_file() and is_picture(low):
+                    why = f"{low} is a picture: there is no mosaic to pack"
+                    left_out.append(_record(task, "left out", why))
+                else:
+                    tasks.append(task)
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(
             f"Two sequences have the same name: {twice[0]} comes twice.", "Rename one of the folders."
         )
-    return tasks, failed
+    return tasks, left_out
 
 
 def _present(out: Path, options: dict[str, Any]) -> dict[str, str]:
@@ -305,7 +315,9 @@ def _input_hash(task: _Task) -> str:
             raise UserError(
                 f"{path} has changed since it was aligned.", "Run 'srraw align --overwrite' on it."
             )
-    made_of = [*hashes, asdict(task.alignment)]
+    alignment = asdict(task.alignment)
+    del alignment["flow"]  # it changes nothing that is packed
+    made_of = [*hashes, alignment]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
@@ -319,7 +331,7 @@ def _packed(
     tasks: list[_Task], hashes: dict[str, str], target: str
 ) -> Iterator[tuple[PackedPair, Pair | None, PairData | None]]:
     """Make the pairs, sequence by sequence; each raw is decoded once."""
-    decoded: dict[Path, RawImage | UserError] = {}
+    decoded: dict[Path, RawImage | Picture | UserError] = {}
     for task in tasks:
         decoded = {path: raw for path, raw in decoded.items() if path.parent == task.folder}
         for path in task.files:
@@ -341,25 +353,27 @@ def _is_inside(crop: tuple[int, int, int, int], size: tuple[int, int]) -> bool:
     return crop[0] + crop[2] <= size[1] and crop[1] + crop[3] <= size[0]
 
 
-def _decode(path: Path) -> RawImage | UserError:
+def _decode(path: Path) -> RawImage | Picture | UserError:
     try:
-        return read_raw(path, demosaic=True)
+        return read_picture(path) if is_picture(path) else read_raw(path, demosaic=True)
     except UserError as error:
         return error
 
 
 def _make_pair(
-    task: _Task, input_hash: str, low: RawImage, high: RawImage, target: str
+    task: _Task, input_hash: str, low: RawImage, high: RawImage | Picture, target: str
 ) -> tuple[Pair, PairData]:
     alignment, zoom = task.alignment, task.alignment.zoom
     x, y, width, height = crop = alignment.crop
     low_to_high = np.asarray(alignment.low_to_high, np.float64)
     target_to_high = low_to_high @ geometry.zoomed_crop_to_frame(crop, zoom)
-    light, valid = warp_target(high.camera_rgb, target_to_high, (zoom * height, zoom * width))
-    if low.exif.camera != high.exif.camera:
+    high_light, high_cfa, high_wb, high_matrix = _light_of(high)
+    light, valid = warp_target(high_light, target_to_high, (zoom * height, zoom * width))
+    if high_cfa is None or low.exif.camera != high.exif.camera:
         target = "srgb"  # two cameras' own colours cannot be compared, their renderings can
     if target == "srgb":
-        light = to_uint8(render_srgb(light * np.float32(1 / TARGET_WHITE), high.rgb_wb, high.color_matrix))
+        balance = (1.0, 1.0, 1.0) if high_cfa is None else high.rgb_wb
+        light = to_uint8(render_srgb(light * np.float32(1 / TARGET_WHITE), balance, high_matrix))
     view = low.camera_rgb[y : y + height, x : x + width] * np.float32(1 / TARGET_WHITE)
     data = PairData(
         raw=low.mosaic[y : y + height, x : x + width],
@@ -380,9 +394,9 @@ def _make_pair(
         color_matrix=low.color_matrix,
         gain=tuple(alignment.gain),
         target_space=target,
-        target_cfa=high.cfa,
-        target_camera_wb=high.camera_wb,
-        target_color_matrix=high.color_matrix,
+        target_cfa=high_cfa,
+        target_camera_wb=high_wb,
+        target_color_matrix=high_matrix,
         crop=tuple(crop),
         low_to_high=low_to_high,
         scale_offset=alignment.scale_offset,
@@ -399,6 +413,15 @@ def _make_pair(
         input_hash=input_hash,
     )
     return pair, data
+
+
+def _light_of(
+    high: RawImage | Picture,
+) -> tuple[npt.NDArray[np.uint16], str | None, tuple[float, ...], npt.NDArray[np.float64]]:
+    """A long shot's linear light, pattern, balance and matrix; a picture's light is balanced sRGB already."""
+    if isinstance(high, Picture):
+        return linear_light(high), None, (1.0,) * 4, np.eye(3)
+    return high.camera_rgb, high.cfa, high.camera_wb, high.color_matrix
 
 
 def _record(task: _Task, status: str, reason: str | None = None) -> PackedPair:

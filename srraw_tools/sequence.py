@@ -2,10 +2,13 @@
 
 sequences/00001/00001.ARW ... 00007.ARW    one raw file per focal length, 00001 the longest
 sequences/00001/sequence.json              plan, settings and hashes; absent in the published layout
+
+A shot is a raw file, or a JPEG or PNG where there is no raw.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import Any
 
 from srraw_tools import __version__
 from srraw_tools.errors import UserError
-from srraw_tools.exif import RAW_SUFFIXES, read_exif
+from srraw_tools.exif import PICTURE_SUFFIXES, RAW_SUFFIXES, read_exif
 from srraw_tools.files import read_json, write_json
 
 SEQUENCE_FILE = "sequence.json"
@@ -25,7 +28,7 @@ ZOOMS = (2, 4, 8)
 
 @dataclass(frozen=True)
 class Shot:
-    """One raw file of a sequence, with its settings as EXIF states them (None where it does not)."""
+    """One shot of a sequence, with its settings as EXIF states them (None where it does not)."""
 
     file: str
     focal_planned: float | None = None
@@ -34,6 +37,7 @@ class Shot:
     exposure_s: float | None = None
     iso: float | None = None
     camera: str | None = None
+    lens: str | None = None
     taken_at: str | None = None
     jpeg: str | None = None
     sha256: str | None = None
@@ -90,6 +94,8 @@ def find_sequences(paths: Iterable[Path]) -> list[Path]:
         children = _subfolders(path)
         below = [*children, *(inner for child in children for inner in _subfolders(child))]
         here = [path] if _is_sequence(path) else [folder for folder in below if _is_sequence(folder)]
+        if not here and len(_picture_files(path)) > 1:
+            here = [path]
         if not here:
             raise UserError(
                 f"{path} holds no sequence: no folder with raw files or a {SEQUENCE_FILE}.",
@@ -178,7 +184,7 @@ def write_sequence(sequence: Sequence) -> None:
 
 
 def shot_from_file(path: Path, focal_planned: float | None = None, **known: Any) -> Shot:
-    """Describe a raw file by its EXIF; `known` sets further fields of the Shot."""
+    """Describe a raw file or picture by its EXIF; `known` sets further fields of the Shot."""
     exif = read_exif(path)
     return Shot(
         file=path.name,
@@ -188,6 +194,7 @@ def shot_from_file(path: Path, focal_planned: float | None = None, **known: Any)
         exposure_s=exif.exposure_s,
         iso=exif.iso,
         camera=exif.camera,
+        lens=exif.lens,
         taken_at=exif.taken_at,
         **known,
     )
@@ -209,14 +216,31 @@ def changed_shots(sequence: Sequence, hashes: dict[str, str]) -> dict[str, UserE
     }
 
 
+def foreign_shots(sequence: Sequence) -> set[str]:
+    """The shots whose focal lengths by EXIF cannot be compared with the others': not planned, and of another
+    body or lens than most (than the first, where it is a draw). How many pixels an angle takes differs there.
+    """
+    lenses = Counter((shot.camera, shot.lens) for shot in sequence.shots if shot.focal_mm)
+    if len(lenses) < 2:
+        return set()
+    ours, _ = lenses.most_common(1)[0]
+    return {
+        shot.file
+        for shot in sequence.shots
+        if shot.focal_planned is None and shot.focal_mm and (shot.camera, shot.lens) != ours
+    }
+
+
 def choose_pairs(sequence: Sequence, zoom: int) -> list[tuple[Shot, Shot]]:
     """The (low, high) shots that make pairs for a target zoom, chosen on nominal focal lengths.
 
     Each low takes the high whose ratio is nearest to the zoom, if ratio/zoom lies within RATIO_RANGE;
     a high that two lows claim goes to the shorter low. With the seven focal lengths of the paper this gives
-    24-100, 35-150, 50-240 at 4X and 35-240 at 8X (paper, section 3.2).
+    24-100, 35-150, 50-240 at 4X and 35-240 at 8X (paper, section 3.2). Foreign shots make none.
     """
-    shots = sorted((s for s in sequence.shots if s.focal_nominal), key=lambda s: (s.focal_nominal, s.file))
+    foreign = foreign_shots(sequence)
+    known = (s for s in sequence.shots if s.focal_nominal and s.file not in foreign)
+    shots = sorted(known, key=lambda s: (s.focal_nominal, s.file))
     claimed: set[str] = set()
     pairs = []
     for low in shots:
@@ -229,9 +253,10 @@ def choose_pairs(sequence: Sequence, zoom: int) -> list[tuple[Shot, Shot]]:
 
 
 def _published_sequence(folder: Path) -> Sequence:
-    """A folder of raw files without sequence.json, in the order of their names."""
-    shots = []
-    for path in _raw_files(folder):
+    """A folder of raw files, or of pictures, without sequence.json, in the order of their names."""
+    raws = _raw_files(folder)
+    shots = [shot_from_file(path) for path in _picture_files(folder)] if not raws else []
+    for path in raws:
         jpeg = next(
             (p.name for p in sorted(folder.glob(path.stem + ".*")) if p.suffix.lower() in (".jpg", ".jpeg")),
             None,
@@ -241,13 +266,22 @@ def _published_sequence(folder: Path) -> Sequence:
 
 
 def _is_sequence(folder: Path) -> bool:
-    return (folder / SEQUENCE_FILE).exists() or bool(_raw_files(folder))
+    """Pictures make one where they bear a shot's number: other pictures lie about anywhere."""
+    if (folder / SEQUENCE_FILE).exists() or _raw_files(folder):
+        return True
+    return sum(path.stem.isdecimal() for path in _picture_files(folder)) > 1
 
 
 def _raw_files(folder: Path) -> list[Path]:
-    return sorted(
-        p for p in _entries(folder) if p.suffix.lower() in RAW_SUFFIXES and not p.name.startswith(".")
-    )
+    return _files_named(folder, RAW_SUFFIXES)
+
+
+def _picture_files(folder: Path) -> list[Path]:
+    return _files_named(folder, PICTURE_SUFFIXES)
+
+
+def _files_named(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return sorted(p for p in _entries(folder) if p.suffix.lower() in suffixes and not p.name.startswith("."))
 
 
 def _entries(folder: Path) -> list[Path]:

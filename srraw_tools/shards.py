@@ -44,7 +44,8 @@ class Pair:
     """A packed pair's metadata. Four-vectors are in the order of `cfa`, or of `target_cfa` for the target's.
 
     `color_matrix` and `target_color_matrix` map white-balanced camera RGB to linear sRGB.
-    `gain` (R, G, B) multiplies the target to match the low shot's exposure. What is unknown is None.
+    `gain` (R, G, B) multiplies the target to match the low shot's exposure. What is unknown is None;
+    `target_cfa` is, where the long shot is a picture, whose target is sRGB.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Pair:
     color_matrix: npt.NDArray[np.float64]
     gain: tuple[float, ...]
     target_space: str
-    target_cfa: str
+    target_cfa: str | None
     target_camera_wb: tuple[float, ...]
     target_color_matrix: npt.NDArray[np.float64]
     crop: tuple[int, int, int, int]
@@ -85,6 +86,8 @@ class Pair:
     @property
     def target_rgb_wb(self) -> tuple[float, float, float]:
         """The high shot's white balance multipliers (R, G, B)."""
+        if self.target_cfa is None:
+            return 1.0, 1.0, 1.0
         return wb_of_rgb(self.target_cfa, self.target_camera_wb)
 
 
@@ -389,7 +392,7 @@ def _read_pair(group: h5py.Group) -> Pair:
     try:
         values: dict[str, Any] = {key: _plain(value) for key, value in group.attrs.items()}
         known = {k: v for k, v in values.items() if k in Pair.__dataclass_fields__}
-        pair = Pair(name=name, size=group["raw"].shape, **known)
+        pair = Pair(**{"name": name, "size": group["raw"].shape, "target_cfa": None, **known})
         _check_pair(pair, group)
         return pair
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
@@ -405,7 +408,7 @@ def _check_pair(pair: Pair, group: h5py.Group) -> None:
         if group[name].shape != shape:
             raise ValueError(f"{name} is {group[name].shape} and not {shape}")
     for cfa in (pair.cfa, pair.target_cfa):
-        if cfa not in BAYER_PATTERNS:
+        if cfa not in BAYER_PATTERNS and not (cfa is None and pair.target_space == "srgb"):
             raise ValueError(f"{cfa!r} is no Bayer pattern")
     if pair.split not in SPLITS or pair.target_space not in ("camera", "srgb"):
         raise ValueError(f"split {pair.split!r} or target_space {pair.target_space!r} is unknown")

@@ -115,7 +115,7 @@ def _shares(text: str) -> tuple[float, ...]:
 
 
 def _print_packed(records: list[PackedPair], out: Path) -> None:
-    kept = [record for record in records if record.status != "failed"]
+    kept = [record for record in records if record.status in ("packed", "present")]
     zooms = sorted({record.zoom for record in kept})
     print_table(
         ("zoom", ">train", ">val", ">test"),
@@ -129,8 +129,9 @@ def _print_packed(records: list[PackedPair], out: Path) -> None:
     )
     packed = sum(record.status == "packed" for record in records)
     click.echo(f"{out}: {packed} pairs packed, {len(kept) - packed} were there before.")
-    for note in sorted({note for record in records for note in record.notes}):
-        click.echo(f"Warning: {note}.", err=True)
+    left_out = [f"{record.name}: {record.reason}" for record in records if record.status == "left out"]
+    for warning in [*left_out, *sorted({note for record in records for note in record.notes})]:
+        click.echo(f"Warning: {warning}.", err=True)
     for name in SPLITS:
         if not any(record.split == name for record in kept):
             click.echo(
