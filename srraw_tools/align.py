@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from srraw_tools import __version__, ecc, geometry, joint, parallel, picture
-from srraw_tools.alignment import ALIGNMENT_FILE, PairAlignment, aligned_inputs, pairs_of, read_record
+from srraw_tools.alignment import (
+    ALIGNMENT_FILE,
+    PairAlignment,
+    aligned_inputs,
+    pairs_of,
+    read_alignment,
+    read_record,
+)
 from srraw_tools.errors import UserError
 from srraw_tools.exif import is_picture
 from srraw_tools.files import sha256_of, write_json
+from srraw_tools.flow import flow_name, residual_flow, write_flow
 from srraw_tools.gain import fit_gain
 from srraw_tools.raw import half_size_rgb, luminance, read_raw
 from srraw_tools.sequence import (
@@ -57,6 +66,7 @@ def align_sequences(
     motion: str = "euclidean",
     nominal_scale: bool = False,
     max_error_px: float = joint.MAX_ERROR_PX,
+    flow: bool = False,
     out: Path | None = None,
     overwrite: bool = False,
     jobs: int = 1,
@@ -82,6 +92,7 @@ def align_sequences(
         motion=motion,
         nominal_scale=nominal_scale,
         max_error_px=max_error_px,
+        flow=flow,
         out=out,
         overwrite=overwrite,
     )
@@ -95,6 +106,7 @@ def align_sequence(
     motion: str = "euclidean",
     nominal_scale: bool = False,
     max_error_px: float = joint.MAX_ERROR_PX,
+    flow: bool = False,
     out: Path | None = None,
     overwrite: bool = False,
 ) -> SequenceAlignment:
@@ -105,6 +117,8 @@ def align_sequence(
         motion: "translation", "euclidean", "similarity", "affine" or "homography". A Euclidean motion has
             the scale offset beside it (paper, section 3.2), refined from the images unless `nominal_scale`.
         max_error_px: expected error in pixels of the long shot above which a pair is rejected.
+        flow: also find the flow that remains in every pair that is ok, into a file beside alignment.json. An
+            alignment that is there already gets it too.
         out: folder for <sequence>/alignment.json; the sequence's own folder by default.
         overwrite: replace an alignment that other options or other files made.
 
@@ -131,8 +145,14 @@ def align_sequence(
     missing = [shot.file for shot in shots if not (folder / shot.file).is_file()]
     inputs = {shot.file: sha256_of(folder / shot.file) for shot in shots if shot.file not in missing}
     done = _done_before(path, options, inputs, overwrite)
-    if done is not None:
+    if done is not None and not (flow and _lacks_flow(done, path.parent)):
         return SequenceAlignment(sequence.name, folder, path, done, skipped=True)
+    if done is not None:
+        named = {name for pair in done if pair.status == "ok" for name in (pair.low, pair.high)}
+        views, failures = _read_views(folder, sorted(named))
+        done = _with_flow(done, views, inputs, path.parent)
+        _write_alignment(path, {**options, "flow": True}, inputs, done, complete=not failures)
+        return SequenceAlignment(sequence.name, folder, path, done, failures=tuple(failures))
     changed = changed_shots(sequence, inputs)
     views, failures = _read_views(folder, [name for name in inputs if name not in changed])
     failures += [str(error) for error in changed.values()]
@@ -181,20 +201,74 @@ def align_sequence(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot make {path.parent}: {error.strerror}.", "Choose another --out.") from error
+    if flow:
+        aligned = _with_flow(aligned, views, inputs, path.parent)
+    # A damaged file costs its own pairs now; the next run tries it again.
+    _write_alignment(path, {**options, "flow": flow}, inputs, aligned, complete=not failures)
+    warnings = [f"{name} is missing" for name in missing] + warnings
+    warnings += sorted({note for view in views.values() for note in view.notes})
+    return SequenceAlignment(sequence.name, folder, path, aligned, tuple(warnings), tuple(failures))
+
+
+def _write_alignment(
+    path: Path,
+    options: dict[str, Any],
+    inputs: dict[str, str],
+    pairs: tuple[PairAlignment, ...],
+    *,
+    complete: bool,
+) -> None:
+    before: set[str | None] = set()
+    with suppress(UserError):  # none, or one that --overwrite is to replace because it is damaged
+        before = {pair.flow for pair in read_alignment(path)}
     record = {
         "format": "srraw-alignment",
         "version": 1,
         "created_by": f"srraw {__version__}",
         "options": options,
         "inputs": inputs,
-        "pairs": [asdict(pair) for pair in aligned],
+        **({"complete": True} if complete else {}),
+        "pairs": [asdict(pair) for pair in pairs],
     }
-    if not failures:  # a damaged file costs its own pairs now; the next run tries it again
-        record["complete"] = True
     write_json(path, record)
-    warnings = [f"{name} is missing" for name in missing] + warnings
-    warnings += sorted({note for view in views.values() for note in view.notes})
-    return SequenceAlignment(sequence.name, folder, path, aligned, tuple(warnings), tuple(failures))
+    for name in before - {pair.flow for pair in pairs} - {None}:
+        (path.parent / name).unlink(missing_ok=True)
+
+
+def _lacks_flow(pairs: tuple[PairAlignment, ...], folder: Path) -> bool:
+    return any(pair.status == "ok" and not (pair.flow and (folder / pair.flow).is_file()) for pair in pairs)
+
+
+def _with_flow(
+    pairs: tuple[PairAlignment, ...], views: dict[str, _View], inputs: dict[str, str], folder: Path
+) -> tuple[PairAlignment, ...]:
+    """The pairs, each that is ok with the flow that remains in it, which is written into the folder."""
+    found = []
+    for pair in pairs:
+        if pair.status == "ok" and {pair.low, pair.high} <= views.keys():
+            low_to_high = np.asarray(pair.low_to_high, np.float64)
+            red, green, blue = pair.gain
+            remaining = residual_flow(
+                views[pair.low].luminance,
+                views[pair.high].luminance,
+                low_to_high,
+                pair.crop,
+                gain=(red + 2 * green + blue) / 4,
+            )
+            about = {
+                "format": "srraw-flow",
+                "version": 1,
+                "created_by": f"srraw {__version__}",
+                "inputs": {name: inputs[name] for name in (pair.low, pair.high)},
+                "low": pair.low,
+                "high": pair.high,
+                "crop": pair.crop,
+                "low_to_high": pair.low_to_high,
+            }
+            pair = replace(pair, flow=flow_name(pair.low, pair.high))
+            write_flow(folder / pair.flow, replace(remaining, about=about))
+        found.append(pair)
+    return tuple(found)
 
 
 def _useful(sequence: Sequence, zooms: tuple[int, ...]) -> list[Shot]:
@@ -257,6 +331,8 @@ def _done_before(
     if overwrite or not path.exists():
         return None
     record = read_record(path)
+    if isinstance(record.get("options"), dict):
+        record["options"].pop("flow", None)  # it changes no pair
     if record.get("options") == options and record.get("inputs") == inputs:
         return pairs_of(record, path) if record.get("complete") else None
     if record.get("options") == options and not record.get("complete"):

@@ -16,7 +16,7 @@ from srraw_tools.sequence import ZOOMS
 
 ALIGNMENT_FILE = "alignment.json"
 OPTIONAL = dict.fromkeys(  # keys that may be absent
-    ("scale_offset_nominal", "residual_px", "expected_error_px", "reason")
+    ("scale_offset_nominal", "residual_px", "expected_error_px", "reason", "flow")
 )
 
 
@@ -40,6 +40,7 @@ class PairAlignment:
     expected_error_px: float | None
     status: str
     reason: str | None
+    flow: str | None = None
 
 
 def read_alignment(path: Path) -> tuple[PairAlignment, ...]:
@@ -90,7 +91,7 @@ def pairs_of(record: dict[str, Any], path: Path) -> tuple[PairAlignment, ...]:
 
 def _check(pair: PairAlignment) -> None:
     """Raises ValueError or TypeError for what no alignment can say."""
-    for name in (pair.low, pair.high):
+    for name in (pair.low, pair.high, *([] if pair.flow is None else [pair.flow])):
         if not name or Path(name).name != name:
             raise ValueError(f"{name!r} is no file of the sequence's own folder")
     if pair.zoom not in ZOOMS or isinstance(pair.zoom, bool):

@@ -34,6 +34,7 @@ NOUNS = {
     "joint",
     "gain",
     "flow",
+    "flow",
     "shards",
     "rig",
     "camera",
