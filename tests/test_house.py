@@ -34,7 +34,6 @@ NOUNS = {
     "joint",
     "gain",
     "flow",
-    "flow",
     "shards",
     "rig",
     "camera",
