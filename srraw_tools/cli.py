@@ -7,6 +7,7 @@ import click
 from srraw_tools import __version__
 from srraw_tools.commands.align import align
 from srraw_tools.commands.capture import capture, rigs
+from srraw_tools.commands.import_ import import_files
 from srraw_tools.commands.inspect import inspect
 from srraw_tools.commands.pack import pack
 from srraw_tools.commands.simulate import simulate
@@ -18,5 +19,5 @@ def main() -> None:
     """Make real zoom data with your camera: capture, align, pack."""
 
 
-for command in (capture, simulate, align, pack, inspect, rigs):
+for command in (capture, import_files, simulate, align, pack, inspect, rigs):
     main.add_command(command)

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 COMMANDS = {"cli", "commands"}
-STAGES = {"capture", "align", "pack", "describe", "simulate"}
+STAGES = {"capture", "importing", "align", "pack", "describe", "simulate"}
 # What each module of srraw_tools may import of its own package; nothing looks upwards.
 GROUND = {"errors"}
 NOUNS = {
@@ -139,9 +139,10 @@ def test_every_command_explains_itself_and_every_option(name):
 
 def stage_functions():
     from srraw_tools.align import align_sequences
+    from srraw_tools.importing import plan_import
     from srraw_tools.pack import pack_sequences
 
-    return {"srraw align": align_sequences, "srraw pack": pack_sequences}
+    return {"srraw align": align_sequences, "srraw pack": pack_sequences, "srraw import": plan_import}
 
 
 @pytest.mark.parametrize("name", stage_functions())
