@@ -172,8 +172,7 @@ def _serve() -> None:
     for line in requests:
         request = json.loads(line)
         os.chdir(request["folder"])
-        answer, arrays = _answer(decoders[request["decoder"]], request)
-        _send(answers, answer, arrays)
+        _send(answers, *_answer(decoders[request["decoder"]], request))  # no name keeps the arrays after
 
 
 def _answer(function: Callable[..., Decoded], request: dict[str, Any]) -> Decoded:

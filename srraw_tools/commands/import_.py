@@ -111,19 +111,20 @@ def _record(sequence: PlannedSequence) -> dict[str, Any]:
 
 
 def _print_plan(plan: ImportPlan, dry_run: bool) -> None:
-    print_table(
-        ("sequence", ">shots", "focal lengths in mm", "first file", "status"),
-        [
-            (
-                str(sequence.folder),
-                str(len(sequence.sources)),
-                ", ".join(f"{s.exif.focal_mm:.4g}" if s.exif.focal_mm else "?" for s in sequence.sources),
-                sequence.sources[0].path.name,
-                sequence.status,
-            )
-            for sequence in plan.sequences
-        ],
-    )
+    if plan.sequences:
+        print_table(
+            ("sequence", ">shots", "focal lengths in mm", "first file", "status"),
+            [
+                (
+                    str(sequence.folder),
+                    str(len(sequence.sources)),
+                    ", ".join(f"{s.exif.focal_mm:.4g}" if s.exif.focal_mm else "?" for s in sequence.sources),
+                    sequence.sources[0].path.name,
+                    sequence.status,
+                )
+                for sequence in plan.sequences
+            ],
+        )
     if plan.clock_offset_s is not None:
         click.echo(f"The clock of --high is taken to be {plan.clock_offset_s:g} s ahead of that of --low.")
     for path, reason in plan.unplaced:
