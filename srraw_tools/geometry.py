@@ -94,6 +94,15 @@ def even_crop_of_view(
     """
     outline = frame_corners(high_size) + 0.5 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     seen = apply(np.linalg.inv(np.asarray(low_to_high, np.float64)), outline)
+    return even_crop_around(seen, low_size)
+
+
+def even_crop_around(seen: npt.NDArray[np.float64], low_size: tuple[int, int]) -> Crop:
+    """The even-aligned rectangle that encloses points (n, 2), clipped to a frame of (height, width).
+
+    Raises:
+        ValueError: all points lie outside the frame.
+    """
     # Frame edges lie at -1/2 and size - 1/2; a tolerance keeps exact multiples from growing by two pixels.
     first = np.floor((seen.min(axis=0) + 0.5) / 2 + 1e-6) * 2
     last = np.ceil((seen.max(axis=0) + 0.5) / 2 - 1e-6) * 2

@@ -21,6 +21,7 @@ NOUNS = {
     "files",
     "exif",
     "geometry",
+    "distortion",
     "raw",
     "isolation",
     "libraw",

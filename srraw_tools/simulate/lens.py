@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from srraw_tools import geometry
+from srraw_tools.distortion import Distortion, distorted, of_frame, undistorted
 from srraw_tools.geometry import Matrix
 from srraw_tools.simulate.physics import Optics
 
@@ -56,6 +57,10 @@ class Imaging:
     @property
     def half_diagonal_px(self) -> float:
         return math.hypot(*self.size) / 2
+
+    @property
+    def distortion(self) -> Distortion | None:
+        return of_frame(self.k1, 0.0, self.size) if self.k1 else None
 
     @property
     def focal_px(self) -> float:
@@ -106,14 +111,16 @@ def scene_to_pixels(
     shot: Imaging, points: npt.ArrayLike, distance_m: float = math.inf
 ) -> npt.NDArray[np.float64]:
     """Image points (..., 2) of a plane, given in tangent coordinates: exact."""
-    return distort(shot, geometry.apply(scene_to_ideal(shot, distance_m), points))
+    return distorted(shot.distortion, geometry.apply(scene_to_ideal(shot, distance_m), points))
 
 
 def pixels_to_scene(
     shot: Imaging, points: npt.ArrayLike, distance_m: float = math.inf
 ) -> npt.NDArray[np.float64]:
     """The tangent coordinates of a plane that pixels (..., 2) see: the inverse of `scene_to_pixels`."""
-    return geometry.apply(np.linalg.inv(scene_to_ideal(shot, distance_m)), undistort(shot, points))
+    return geometry.apply(
+        np.linalg.inv(scene_to_ideal(shot, distance_m)), undistorted(shot.distortion, points)
+    )
 
 
 def jacobian(
@@ -128,31 +135,6 @@ def jacobian(
     outer = offset[:, :, None] * offset[:, None, :]
     growth = 1 + shot.k1 * np.sum(offset**2, axis=1)
     return (growth[:, None, None] * np.eye(2) + 2 * shot.k1 * outer) @ linear
-
-
-def distort(shot: Imaging, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Undistorted pixels (..., 2) to pixels: r' = r (1 + k1 r^2), r in half diagonals from the centre."""
-    ideal = np.asarray(points, np.float64)
-    if shot.k1 == 0:
-        return ideal
-    offset = ideal - shot.centre
-    squared = np.sum(offset**2, axis=-1, keepdims=True) / shot.half_diagonal_px**2
-    # Far outside the frame barrel distortion would fold the plane back into it: let it grow no further.
-    limit = 1.9 if shot.k1 > 0 else min(1.9, -1 / (4 * shot.k1))
-    return shot.centre + offset * (1 + shot.k1 * np.minimum(squared, limit))
-
-
-def undistort(shot: Imaging, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Pixels (..., 2) to undistorted pixels, by Newton's method on the radius."""
-    seen = np.asarray(points, np.float64)
-    if shot.k1 == 0:
-        return seen
-    offset = seen - shot.centre
-    radius = np.linalg.norm(offset, axis=-1, keepdims=True) / shot.half_diagonal_px
-    ideal = radius
-    for _ in range(6):
-        ideal = ideal - (ideal * (1 + shot.k1 * ideal**2) - radius) / (1 + 3 * shot.k1 * ideal**2)
-    return shot.centre + offset * np.divide(ideal, radius, out=np.ones_like(radius), where=radius > 0)
 
 
 def transmission(shot: Imaging, rows: slice) -> npt.NDArray[np.float32]:
