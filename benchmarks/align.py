@@ -1,58 +1,228 @@
-"""How well `srraw align` registers simulated sequences, whose true maps are known.
+"""How well `srraw align` registers simulated sequences, whose true maps are known, and what it rejects.
 
-    python benchmarks/align.py --sequences 12
+    python benchmarks/align.py --sequences 12 --cache DIR
+    python benchmarks/align.py --only default --only "ISO 6400" --sequences 4 --methods srraw,ecc,recipe
 
-Prints one table: the mean error over the corners of the crop, in pixels of the long shot.
+One row for a difficulty and a method. Errors are mean distances over the corners of the crop from the exact
+point map of the farthest layer, in pixels of the long shot. Columns:
+
+    pairs     wanted of the sequences
+    <.25 <.5 <1   share of all pairs that are accepted and right to so many pixels
+    median    error of the accepted pairs
+    wrong     accepted, and off by more than 1 px (of faults: accepted)
+    lost      rejected, though the best map of the motion lies within 0.5 px of the truth
+    <2E >E/2  share of the accepted pairs whose error is below twice, above half of the expected one
+    s, MB     seconds a sequence (median, decoding included), most memory of the process
+
+Methods: srraw; plain Euclidean ECC of OpenCV at full size, started from EXIF (50 iterations, 1e-6, filter 5);
+and the recipe published with SR-RAW (affine ECC at 1/8 scale from one focal length to the next, a failure
+loses the sequence).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import multiprocessing
+import resource
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
+import cv2
+import numpy as np
+import numpy.typing as npt
+from difficulties import DIFFICULTIES, make
+
 from srraw_tools import geometry
+from srraw_tools.adjustment import LocalShifts, fit_link
 from srraw_tools.align import align_sequence
 from srraw_tools.files import read_json
-from srraw_tools.simulate.shoot import simulate_sequence
+from srraw_tools.geometry import Matrix
+from srraw_tools.raw import luminance, read_raw
+from srraw_tools.sequence import choose_pairs, read_sequence
+from srraw_tools.simulate.shoot import point_map
+from srraw_tools.starts import centred_start
+
+Image = npt.NDArray[np.float32]
+METHODS = ("srraw", "ecc", "recipe")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sequences", type=int, default=12)
+    parser.add_argument("--sequences", type=int, default=12, help="of each difficulty")
     parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--only", action="append", choices=list(DIFFICULTIES), metavar="DIFFICULTY")
+    parser.add_argument("--methods", default="srraw", help=f"of {','.join(METHODS)}")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--cache", type=Path, help="keep the simulated sequences here")
+    parser.add_argument("--json", type=Path, help="write every pair here")
     arguments = parser.parse_args()
-    errors: dict[int, list[float]] = {4: [], 8: []}
-    rejected, seconds = dict.fromkeys(errors, 0), []
+    everything = []
+    print(f"{'':19s}{'':7s}pairs  <.25   <.5    <1  median wrong lost   <2E  >E/2     s   MB", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for i in range(arguments.sequences):
-            sequence = simulate_sequence(Path(folder), name=f"{i:05d}", seed=arguments.seed + i).folder
-            started = time.perf_counter()
-            aligned = align_sequence(sequence)
-            seconds.append(time.perf_counter() - started)
-            truth = {(p["low"], p["high"]): p for p in read_json(sequence / "truth.json")["pairs"]}
-            for pair in aligned.pairs:
-                if pair.status != "ok":
-                    rejected[pair.zoom] += 1
-                    errors[pair.zoom].append(float("inf"))
-                    continue
-                true = truth[pair.low, pair.high]["low_to_high"]
-                errors[pair.zoom].append(geometry.corner_error_px(pair.low_to_high, true, pair.crop))
-    print(
-        f"{arguments.sequences} sequences from seed {arguments.seed}, {statistics.median(seconds):.2f} s each"
-    )
-    print("zoom  pairs  median px  within 0.25  within 0.5  within 1  worst px  rejected")
-    for zoom, found in errors.items():
-        shares = "  ".join(f"{sum(e <= limit for e in found) / len(found):10.0%}" for limit in (0.25, 0.5, 1))
-        print(
-            f"{zoom:3d}X  {len(found):5d}  {statistics.median(found):9.3f} {shares}  {max(found):8.2f}",
-            end="",
+        cache = arguments.cache or Path(folder)
+        for name in arguments.only or DIFFICULTIES:
+            for method in arguments.methods.split(","):
+                tasks = [(name, n, arguments.seed, cache, method) for n in range(arguments.sequences)]
+                rows = list(_each(tasks, arguments.jobs))
+                everything += rows
+                print(_line(name, method, rows), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(everything, indent=1))
+
+
+def _each(tasks: list[tuple[str, int, int, Path, str]], jobs: int) -> Iterator[dict]:
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for number, rows in enumerate(pool.map(_sequence, tasks), 1):
+            if sys.stderr.isatty():
+                print(f"{number} of {len(tasks)}", end="\r", file=sys.stderr, flush=True)
+            yield from rows
+
+
+def _sequence(task: tuple[str, int, int, Path, str]) -> list[dict]:
+    """One record for every pair of a sequence."""
+    cv2.setNumThreads(1)
+    name, number, seed, cache, method = task
+    folder = make(name, number, seed, cache)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as out:
+        found = _by_srraw(folder, Path(out)) if method == "srraw" else _by_ecc(folder, method)
+    seconds = time.perf_counter() - started
+    truth = read_json(folder / "truth.json")
+    records = []
+    for (low, high), (matrix, expected) in found.items():
+        records.append(
+            {
+                "difficulty": name,
+                "method": method,
+                "sequence": number,
+                "low": low,
+                "high": high,
+                "error": None if matrix is None else _error(truth, low, high, matrix),
+                "expected": expected,
+                "alignable": not DIFFICULTIES[name].wrong and _best_error(truth, low, high) < 0.5,
+                "seconds": seconds,
+                "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            }
         )
-        print(f"  {rejected[zoom]:8d}")
+    return records
+
+
+Found = dict[tuple[str, str], tuple[Matrix | None, float | None]]
+
+
+def _by_srraw(folder: Path, out: Path) -> Found:
+    return {
+        (p.low, p.high): (np.array(p.low_to_high) if p.status == "ok" else None, p.expected_error_px)
+        for p in align_sequence(folder, out=out).pairs
+    }
+
+
+def _by_ecc(folder: Path, method: str) -> Found:
+    sequence = read_sequence(folder)
+    focals = {shot.file: shot.focal_mm or shot.focal_nominal for shot in sequence.shots}
+    pairs = [(low.file, high.file) for zoom in (4, 8) for low, high in choose_pairs(sequence, zoom)]
+    images = {file: np.sqrt(np.clip(luminance(read_raw(folder / file)), 0, 1)) for file in focals}
+    if method == "ecc":
+        return {
+            (low, high): (_plain(images[low], images[high], focals[high] / focals[low]), None)
+            for low, high in pairs
+        }
+    chain = {}
+    ordered = sorted((file for file in focals if focals[file]), key=lambda file: focals[file])
+    for low, high in pairwise(ordered):
+        chain[high] = _eighth(images[low], images[high], focals[high] / focals[low])
+    found: Found = {}
+    for low, high in pairs:
+        steps = ordered[ordered.index(low) + 1 : ordered.index(high) + 1]
+        matrix: Matrix | None = np.eye(3)
+        for step in steps:
+            matrix = None if matrix is None or chain[step] is None else chain[step] @ matrix
+        found[low, high] = matrix, None
+    return found if all(found[pair][0] is not None for pair in pairs) else dict.fromkeys(pairs, (None, None))
+
+
+def _plain(low: Image, high: Image, ratio: float) -> Matrix | None:
+    """The low image enlarged to the high one's frame by EXIF, then Euclidean ECC between the two."""
+    start = centred_start(low.shape, high.shape, ratio)
+    enlarged = cv2.warpPerspective(low, start, high.shape[::-1], flags=cv2.INTER_CUBIC)
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-6)
+    try:
+        _, warp = cv2.findTransformECC(
+            high, enlarged, np.eye(2, 3, dtype=np.float32), cv2.MOTION_EUCLIDEAN, criteria, None, 5
+        )
+    except cv2.error:
+        return None
+    return np.linalg.inv(np.vstack([warp, [0, 0, 1]])) @ start
+
+
+def _eighth(low: Image, high: Image, ratio: float) -> Matrix | None:
+    """Affine ECC at an eighth of the size, the low image cropped to the high one's field by EXIF."""
+    start = centred_start(low.shape, high.shape, ratio)
+    enlarged = cv2.warpPerspective(low, start, high.shape[::-1], flags=cv2.INTER_CUBIC)
+    size = (high.shape[1] // 8, high.shape[0] // 8)
+    small = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in (high, enlarged)]
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-6)
+    try:
+        _, warp = cv2.findTransformECC(
+            *small, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, criteria, None, 5
+        )
+    except cv2.error:
+        return None
+    to_small = geometry.scaling(1 / 8)
+    enlarged_to_high = np.linalg.inv(to_small) @ np.linalg.inv(np.vstack([warp, [0, 0, 1]])) @ to_small
+    return enlarged_to_high @ start
+
+
+def _error(truth: dict, low: str, high: str, matrix: Matrix) -> float:
+    size = tuple(truth["size"])
+    corners = geometry.crop_corners(geometry.view_or_frame(matrix, size, size))
+    apart = geometry.apply(matrix, corners) - point_map(truth, low, high, corners)
+    return float(np.linalg.norm(apart, axis=1).mean())
+
+
+def _best_error(truth: dict, low: str, high: str) -> float:
+    """Error of the similarity that fits the true point map best."""
+    size = tuple(truth["size"])
+    about = next(
+        (np.array(p["low_to_high"]) for p in truth["pairs"] if (p["low"], p["high"]) == (low, high)), None
+    )
+    if about is None:
+        return np.inf
+    x, y, width, height = geometry.even_crop_of_view(about, size, size)
+    grid = np.stack(np.meshgrid(np.linspace(x, x + width, 12), np.linspace(y, y + height, 8)), -1)
+    points = grid.reshape(-1, 2)
+    found = point_map(truth, low, high, points)
+    same = np.tile(np.eye(2) * 1e6, (len(points), 1, 1))  # all points count alike
+    cells = np.zeros((len(points), 2), int)
+    best = fit_link(low, high, about, LocalShifts(points, found, same, cells), "similarity", size)
+    return _error(truth, low, high, best.low_to_high)
+
+
+def _line(name: str, method: str, rows: list[dict]) -> str:
+    accepted = [row for row in rows if row["error"] is not None]
+    errors = np.array([row["error"] for row in accepted])
+    known = [row for row in accepted if row["expected"] is not None]
+    shares = "".join(f"{np.sum(errors < limit) / len(rows):6.0%}" for limit in (0.25, 0.5, 1.0))
+    faulty = DIFFICULTIES[name].wrong
+    wrong = len(accepted) if faulty else int(np.sum(errors > 1))
+    lost = sum(row["alignable"] and row["error"] is None for row in rows)
+    honest = ""
+    for below in (lambda r: r["error"] < 2 * r["expected"], lambda r: r["error"] > r["expected"] / 2):
+        honest += f"{np.mean([below(row) for row in known]):6.0%}" if known else f"{'-':>6s}"
+    median = f"{np.median(errors):8.3f}" if len(errors) else f"{'-':>8s}"
+    seconds = statistics.median({row["sequence"]: row["seconds"] for row in rows}.values())
+    most = max(row["megabytes"] for row in rows)
+    counts = f"{wrong:6d}{lost:5d}"
+    return f"{name:19s}{method:7s}{len(rows):5d}{shares}{median}{counts}{honest}{seconds:6.1f}{most:5.0f}"
 
 
 if __name__ == "__main__":

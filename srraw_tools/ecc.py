@@ -116,8 +116,9 @@ def warped(
 ) -> tuple[Image, Image]:
     """The image on the template's grid, and a mask of what both see, with a margin for the borders."""
     size = template_seen.shape[::-1]
+    # Not reflected at the border: OpenCV reflects a coordinate far off step by step, for minutes.
     moving = cv2.warpPerspective(
-        image, template_to_image, size, flags=WARP, borderMode=cv2.BORDER_REFLECT_101
+        image, template_to_image, size, flags=WARP, borderMode=cv2.BORDER_REPLICATE
     )
     seen = cv2.warpPerspective(image_seen, template_to_image, size, flags=WARP)
     mask = ((seen > 0.999) & (template_seen > 0)).astype(np.uint8)

@@ -124,7 +124,7 @@ def _phase_shift(low: Image, high: Image, low_to_high: Matrix) -> Matrix:
         np.linalg.inv(low_to_high),
         high.shape[::-1],
         flags=WARP,
-        borderMode=cv2.BORDER_REFLECT_101,
+        borderMode=cv2.BORDER_REPLICATE,
     )
     window = cv2.createHanningWindow(high.shape[::-1], cv2.CV_32F)
     target = np.sqrt(np.maximum(high, 0))
