@@ -3,7 +3,7 @@
 A shot is seen at r' = r (1 + k1 r^2 + k2 r^4), r in units of the normaliser from the centre (Brown,
 "Close-Range Camera Calibration", Photogrammetric Engineering 1971, radial terms). Between two such shots a
 low_to_high maps undistorted coordinates: pixels of the low frame are undistorted, mapped, and distorted to
-those of the high one. Images are never resampled to undistort them; one is warped onto the other's grid, once.
+those of the high one. No image is resampled to undistort it; one is warped onto the other's grid, once.
 """
 
 from __future__ import annotations
