@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 COMMANDS = {"cli", "commands"}
-STAGES = {"capture", "importing", "align", "pack", "describe", "simulate"}
+STAGES = {"capture", "importing", "align", "pack", "describe", "simulate", "report"}
 # What each module of srraw_tools may import of its own package; nothing looks upwards.
 GROUND = {"errors"}
 NOUNS = {
@@ -35,12 +35,14 @@ NOUNS = {
     "joint",
     "gain",
     "flow",
+    "comparison",
+    "pages",
     "shards",
     "rig",
     "camera",
     "checks",
 }
-OF_THE_MODEL = {"shards", "raw", "geometry", "report", "errors", "files", "terminal", "exif"}
+OF_THE_MODEL = {"shards", "raw", "geometry", "pages", "errors", "files", "terminal", "exif"}
 
 
 def modules(package):

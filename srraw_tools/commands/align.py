@@ -47,6 +47,15 @@ if TYPE_CHECKING:
 )
 @click.option("--nominal-scale", is_flag=True, help="Take the scale from EXIF instead of refining it.")
 @click.option("--flow", is_flag=True, help="Also write the dense flow that remains in a pair, and its mask.")
+@click.option(
+    "--report",
+    "page",
+    type=PATH,
+    is_flag=False,
+    flag_value=Path("alignment.html"),
+    metavar="[FILE.html]",
+    help="Also write a page with pictures of every pair, alignment.html by default.",
+)
 @click.option("--out", type=PATH, help="Write <sequence>/alignment.json here, not into the sequences.")
 @overwrite_option
 @jobs_option
@@ -61,6 +70,7 @@ def align(
     nominal_scale: bool,
     max_error_px: float,
     flow: bool,
+    page: Path | None,
     out: Path | None,
     overwrite: bool,
     jobs: int,
@@ -73,11 +83,14 @@ def align(
 
     Writes alignment.json into each. A pair that cannot be registered is kept as rejected, with the reason.
 
-    Example: srraw align sequences/ --zoom 4,8
+    Example: srraw align sequences/ --zoom 4,8 --report
     """
     from srraw_tools.align import align_sequences
+    from srraw_tools.report import check_page
     from srraw_tools.sequence import choose_pairs, find_sequences, read_sequence
 
+    if page is not None:
+        check_page(page)
     folders = find_sequences(paths or (Path("sequences"),))
     if dry_run:
         for folder in folders:
@@ -112,7 +125,28 @@ def align(
     done.sort(key=lambda result: str(result.folder))
     if not as_json and not quiet:
         _print_alignments(done)
+    if page is not None:
+        where = {"alignments": out, "jobs": jobs, "scheduler": scheduler}
+        failures += _write_report(page, [r.folder for r in done], failures, where, quiet=quiet or as_json)
     finish(failures, wrong_use=misuses == len(failures))
+
+
+def _write_report(
+    page: Path, folders: list[Path], failures: list[str], where: dict[str, Any], *, quiet: bool
+) -> list[str]:
+    """Write the page of what was aligned; returns what could not be shown."""
+    from srraw_tools.report import report_alignments
+
+    reports = report_alignments(folders, out=page, failures=failures, **where)
+    unshown = []
+    for _, report in with_progress(reports, len(folders), "Picturing", unit="sequences", quiet=quiet):
+        if isinstance(report, UserError):
+            unshown.append(str(report))
+        else:
+            unshown += [shown.problem for shown in report.pairs if shown.problem]
+    if not quiet:
+        click.echo(f"{page}: every pair in pictures.")
+    return unshown
 
 
 def _alignment_record(result: SequenceAlignment) -> dict[str, Any]:

@@ -1,0 +1,41 @@
+"""HTML pages from templates/: one look, each page a single file that asks nothing of any network."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from srraw_tools import __version__
+from srraw_tools.files import replacing
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Write a page, whole or not at all.
+
+    Args:
+        template: a file of templates/, which extends base.html.
+        values: what the template shows; whatever is text is escaped.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("srraw_tools"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters["data_uri"] = webp_uri
+    stream = environment.get_template(template).stream(version=__version__, **values)
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        stream.enable_buffering(100)
+        stream.dump(file)
+
+
+def webp_uri(data: bytes) -> str:
+    """A WebP picture as an address that holds it."""
+    return "data:image/webp;base64," + base64.b64encode(data).decode()
