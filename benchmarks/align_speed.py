@@ -119,7 +119,7 @@ def _plain(low: Image, high: Image, ratio: float) -> tuple[Matrix | None, float]
 
 
 def _whole(folder: Path, threads: int) -> tuple[float, float]:
-    """Seconds of aligning the sequence here, and the most megabytes that this process and its children hold."""
+    """Seconds of aligning the sequence; the most megabytes that this process and its children hold."""
     cv2.setNumThreads(threads)
     held, done = [0.0], threading.Event()
 
