@@ -170,6 +170,13 @@ def align_sequence(
     )
     sequence, warnings = _focals_checked(sequence, shown)
     pairs = [(zoom, low, high) for zoom in zooms for low, high in choose_pairs(sequence, zoom)]
+    unplaced = [shot.file for shot in sequence.shots if shot.focal_nominal is None]
+    if not pairs and unplaced and not failures:
+        raise UserError(
+            f"{folder}: no focal length is known of {', '.join(unplaced)}, nor seen in the images, so no "
+            "pairs can be chosen.",
+            "Write a sequence.json with the focal_planned of each shot.",
+        )
     paired = {zoom for zoom, _, _ in pairs}
     warnings += [f"no two focal lengths make a pair for {zoom}X" for zoom in zooms if zoom not in paired]
     pairs = [pair for pair in pairs if pair[1].file in views and pair[2].file in views]

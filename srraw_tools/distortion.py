@@ -25,7 +25,7 @@ SQUARED_LIMIT = 1.9  # r^2 beyond which distortion grows no further
 LEAST_SLOPE = 0.25  # of r' by r, likewise: further outside, barrel distortion would fold the plane back
 NEWTON_STEPS = 20  # at most; five do within a frame
 BORDER_POINTS = 65  # along a side of a frame, whose image is bent
-BAND_ROWS = 256  # of a picture that is warped at a time
+BAND_ROWS = 256  # of a grid that are mapped at a time
 
 
 @dataclass(frozen=True)
@@ -178,14 +178,24 @@ def warp(
             flags=interpolation | cv2.WARP_INVERSE_MAP,
             borderMode=border,
         )
-    result = np.empty((*size[:2], *image.shape[2:]), image.dtype)
+    places = sampling_places(low_to_high, lenses, size, grid_to_low, high_to_image)
+    return cv2.remap(image, places, None, interpolation, borderMode=border)
+
+
+def sampling_places(
+    low_to_high: Matrix, lenses: Lenses, size: tuple[int, ...], grid_to_low: Matrix, high_to_image: Matrix
+) -> npt.NDArray[np.float32]:
+    """Where in an image of the high shot each pixel of a grid in the low frame lies, (height, width, 2).
+
+    Args as `warp`.
+    """
+    places = np.empty((*size[:2], 2), np.float32)
     for first in range(0, size[0], BAND_ROWS):
         rows = slice(first, min(size[0], first + BAND_ROWS))
         x, y = np.meshgrid(np.arange(size[1], dtype=np.float64), np.arange(rows.start, rows.stop))
         seen = map_points(low_to_high, lenses, geometry.apply(grid_to_low, np.stack([x, y], axis=-1)))
-        at = geometry.apply(high_to_image, seen).astype(np.float32)
-        result[rows] = cv2.remap(image, at, None, interpolation, borderMode=border)
-    return result
+        places[rows] = geometry.apply(high_to_image, seen)
+    return places
 
 
 def _border(size: tuple[int, ...]) -> Points:

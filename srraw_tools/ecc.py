@@ -117,12 +117,15 @@ def warped(
     """The image on the template's grid, and a mask of what both see, with a margin for the borders."""
     size = template_seen.shape[::-1]
     # Not reflected at the border: OpenCV reflects a coordinate far off step by step, for minutes.
-    moving = cv2.warpPerspective(
-        image, template_to_image, size, flags=WARP, borderMode=cv2.BORDER_REPLICATE
-    )
+    moving = cv2.warpPerspective(image, template_to_image, size, flags=WARP, borderMode=cv2.BORDER_REPLICATE)
     seen = cv2.warpPerspective(image_seen, template_to_image, size, flags=WARP)
+    return moving, seen_by_both(template_seen, seen)
+
+
+def seen_by_both(template_seen: Image, seen: Image) -> Image:
+    """1 where two images on one grid may be compared, else 0, with a margin for the borders."""
     mask = ((seen > 0.999) & (template_seen > 0)).astype(np.uint8)
-    return moving, cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=0).astype(np.float32)
+    return cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=0).astype(np.float32)
 
 
 def gradients(image: Image) -> tuple[Image, Image]:

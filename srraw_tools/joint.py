@@ -14,13 +14,15 @@ from itertools import pairwise
 
 import numpy as np
 
-from srraw_tools import geometry, registration, starts
+from srraw_tools import distortion, geometry, registration, starts
 from srraw_tools.adjustment import Adjustment, Link, adjust, connected
+from srraw_tools.distortion import Distortion, Lenses
 from srraw_tools.ecc import Image
 from srraw_tools.geometry import Matrix
 
 MAX_ERROR_PX = 0.75  # expected, above which a pair is not taken for right, unless the user says otherwise
 CAUTION = 1.1  # errors that blocks and links have in common beyond what the adjustment knows of
+BENT_CHAIN = 2.5  # error at the corners of the middle, over the departure of a radially distorted view
 MIN_AGREEING = 0.5  # share of the blocks that must follow one map
 FOCAL_TOLERANCE = 0.05  # between the focal length that EXIF tells and the one that the images show
 
@@ -41,7 +43,12 @@ class PairRegistration:
 
 
 def link_neighbours(
-    images: Mapping[str, Image], focals: Mapping[str, float | None], *, motion: str, keep_scale: bool = False
+    images: Mapping[str, Image],
+    focals: Mapping[str, float | None],
+    *,
+    motion: str,
+    keep_scale: bool = False,
+    distortions: Mapping[str, Distortion] | None = None,
 ) -> dict[tuple[str, str], registration.Registration]:
     """Register every shot to the next longer one.
 
@@ -50,10 +57,12 @@ def link_neighbours(
         focals: focal length in mm by shot, comparable with each other; None where it is not known. Such shots
             are tried beside those that come before and after them by name.
         motion, keep_scale: as registration.register.
+        distortions: by shot, of those whose lens is calibrated; all maps are then of undistorted coordinates.
     """
+    lenses = distortions or {}
     known = sorted((shot for shot in images if focals[shot]), key=lambda shot: (focals[shot], shot))
     found = {
-        (low, high): _register(images, low, high, focals[high] / focals[low], motion, keep_scale)
+        (low, high): _register(images, low, high, focals[high] / focals[low], motion, keep_scale, lenses)
         for low, high in pairwise(known)
     }
     for first, second in pairwise(sorted(images)):
@@ -64,7 +73,7 @@ def link_neighbours(
             continue
         scale, _ = geometry.scale_and_rotation(start)
         low, high = (first, second) if scale >= 1 else (second, first)
-        found[low, high] = _register(images, low, high, max(scale, 1 / scale), motion, keep_scale)
+        found[low, high] = _register(images, low, high, max(scale, 1 / scale), motion, keep_scale, lenses)
     return found
 
 
@@ -95,6 +104,7 @@ def register_pairs(
     motion: str,
     keep_scale: bool = False,
     max_error_px: float = MAX_ERROR_PX,
+    distortions: Mapping[str, Distortion] | None = None,
 ) -> dict[tuple[str, str], PairRegistration]:
     """Register the wanted pairs, adjusted together with each other and with the neighbours' links.
 
@@ -102,12 +112,14 @@ def register_pairs(
         ratios: of the focal lengths of the wanted pairs (low, high).
         neighbours: from `link_neighbours`.
         max_error_px: expected error in pixels of the long shot above which a pair is rejected.
+        distortions: as `link_neighbours`.
     """
+    lenses = distortions or {}
     sizes = {shot: image.shape for shot, image in images.items()}
     found = dict(neighbours)
     for (low, high), ratio in ratios.items():
         if (low, high) not in found:
-            found[low, high] = _register(images, low, high, ratio, motion, keep_scale)
+            found[low, high] = _register(images, low, high, ratio, motion, keep_scale, lenses)
     for low, high in ratios:  # one that failed by itself may be found by way of the others
         adjustment = _tying(_trusted(found), low, high, sizes, motion)
         if found[low, high].reason and adjustment is not None:
@@ -117,22 +129,43 @@ def register_pairs(
                 adjustment.low_to_high(low, high),
                 motion=motion,
                 names=(low, high),
+                lenses=(lenses.get(low), lenses.get(high)),
             )
             if again.reason is None:
                 found[low, high] = again
     links = _trusted(found)
     return {
-        pair: _judged(found[pair], _tying(links, *pair, sizes, motion), sizes, pair, max_error_px)
+        pair: _judged(
+            found[pair],
+            _tying(links, *pair, sizes, motion),
+            sizes,
+            pair,
+            links,
+            max_error_px,
+            (lenses.get(pair[0]), lenses.get(pair[1])),
+        )
         for pair in ratios
     }
 
 
 def _register(
-    images: Mapping[str, Image], low: str, high: str, ratio: float, motion: str, keep_scale: bool
+    images: Mapping[str, Image],
+    low: str,
+    high: str,
+    ratio: float,
+    motion: str,
+    keep_scale: bool,
+    distortions: Mapping[str, Distortion],
 ) -> registration.Registration:
     expected = starts.centred_start(images[low].shape, images[high].shape, ratio)
     return registration.register(
-        images[low], images[high], expected, motion=motion, keep_scale=keep_scale, names=(low, high)
+        images[low],
+        images[high],
+        expected,
+        motion=motion,
+        keep_scale=keep_scale,
+        names=(low, high),
+        lenses=(distortions.get(low), distortions.get(high)),
     )
 
 
@@ -156,22 +189,25 @@ def _judged(
     adjustment: Adjustment | None,
     sizes: Mapping[str, tuple[int, int]],
     pair: tuple[str, str],
+    links: Sequence[Link],
     max_error_px: float,
+    lenses: Lenses,
 ) -> PairRegistration:
     if direct.reason or direct.link is None or adjustment is None:
         reason = direct.reason or "too little of the picture can be measured"
         return PairRegistration(direct.low_to_high, direct.score, direct.residual_px, float("inf"), reason)
     low_to_high = adjustment.low_to_high(*pair)
     try:
-        crop = geometry.even_crop_of_view(low_to_high, *(sizes[shot] for shot in pair))
+        crop = distortion.even_crop_of_view(low_to_high, *(sizes[shot] for shot in pair), lenses)
     except ValueError:
         reason = "the two shots do not see a common field"
         return PairRegistration(low_to_high, direct.score, direct.residual_px, float("inf"), reason)
-    corners = geometry.crop_corners(crop)
+    corners = distortion.undistorted(lenses[0], geometry.crop_corners(crop))
     # The corners depart most, and are known least, for no block lies there: a mean of both.
     departure = math.sqrt(
         direct.link.departure_px(low_to_high) * direct.link.departure_px(low_to_high, corners)
     )
+    departure = math.hypot(departure, _bent_chain_px(links, adjustment, *pair))
     parts = (
         CAUTION * adjustment.error_px(*pair, corners),
         departure,
@@ -189,3 +225,21 @@ def _judged(
             else "too little detail"
         )
     return PairRegistration(low_to_high, direct.score, direct.residual_px, error, reason)
+
+
+def _bent_chain_px(links: Sequence[Link], adjustment: Adjustment, low: str, high: str) -> float:
+    """By how much maps that do not follow their own views mislead a chain of them, in pixels of `high`.
+
+    The best map of a distorted wide view is not that of its middle. There it is wrong in scale, which grows
+    by the same ratio as the middle is enlarged: so each link counts in its own pixels.
+    """
+    wide = {shot: geometry.scale_and_rotation(matrix)[0] for shot, matrix in adjustment.to_reference.items()}
+    between = [
+        link.departure_px(link.low_to_high)
+        for link in links
+        if {link.low, link.high} <= set(wide)
+        and (link.low, link.high) != (low, high)
+        and wide[link.low] <= wide[low]
+        and wide[link.high] >= wide[high]
+    ]
+    return BENT_CHAIN * math.hypot(*between)

@@ -7,6 +7,9 @@ The images are compared at the low image's sampling, where both have the same sh
 over the footprint of a low pixel. A pyramid of enhanced correlation (ecc.py) comes near; then blocks all over
 the common field are each found in the other image, and the map is fitted to those (adjustment.py), so that
 what moved does not pull it and the scatter tells how sure it is.
+
+Where the lenses' distortions are known, blocks are found through them, and the map is that of undistorted
+coordinates; coming near needs no such accuracy.
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from srraw_tools import ecc, geometry, starts
+from srraw_tools import distortion, ecc, geometry, starts
 from srraw_tools.adjustment import Link, LocalShifts, fit_link
+from srraw_tools.distortion import STRAIGHT, Lenses
 from srraw_tools.ecc import WARP, Image
 from srraw_tools.geometry import Matrix
 
@@ -46,7 +50,7 @@ ROUNDS = 4  # of measuring and fitting, at most
 CONVERGED_PX = 0.02  # of the high image, below which a round was the last
 CLEAR_SCORE = 0.9  # correlation of small images above which no other start is tried
 SURE_SCORE = 0.6  # correlation below which other scales are tried
-MIN_SCORE = 0.4  # correlation below which two images do not show the same thing
+MIN_SCORE = 0.25  # correlation below which two images do not show the same thing
 SCALES = (0.5, 16.0)  # of the low image in the high one that a registration can have
 
 
@@ -74,6 +78,7 @@ def register(
     motion: str = "similarity",
     keep_scale: bool = False,
     names: tuple[str, str] = ("low", "high"),
+    lenses: Lenses = STRAIGHT,
 ) -> Registration:
     """Find the map from `low` to `high`, near `expected` or elsewhere.
 
@@ -83,6 +88,7 @@ def register(
         motion: a key of ecc.GENERATORS.
         keep_scale: the scale of `expected` is right; features may only turn and shift.
         names: of the two shots, for the link.
+        lenses: distortions of the two shots; the map, its link and its residuals are then undistorted.
 
     Returns:
         The best map found, with its judgement; never an exception because two images do not match.
@@ -96,7 +102,8 @@ def register(
         anywhere = (start for start in [starts.anywhere(low, high)] if start is not None)
         other, its_score = _found(low, high, anywhere, motion, fixed, noise)
         low_to_high = other if its_score > score else low_to_high
-    return measure(low, high, low_to_high, motion=motion, names=names)
+    low_to_high = _undistorted(low_to_high, lenses, low.shape, high.shape, motion)
+    return measure(low, high, low_to_high, motion=motion, names=names, lenses=lenses)
 
 
 def measure(
@@ -106,6 +113,7 @@ def measure(
     *,
     motion: str = "similarity",
     names: tuple[str, str] = ("low", "high"),
+    lenses: Lenses = STRAIGHT,
 ) -> Registration:
     """Find blocks of the low image in the high one, from a map that is right to a pixel or two, and judge.
 
@@ -115,7 +123,7 @@ def measure(
     low_to_high, link, softer_px = start, None, 0.0
     k = max(0, math.ceil(math.log(_pixels_in_view(low, high, start) / LARGEST_MEASURED, 4)))
     for number in range(ROUNDS):
-        level = _level(low, high, low_to_high, k, MARGIN_PX, noise)
+        level = _level(low, high, low_to_high, k, MARGIN_PX, noise, lenses)
         if number:
             level = _equally_sharp(level, low_to_high, softer_px)
         shifts = _local_shifts(level, low_to_high)
@@ -228,12 +236,21 @@ class _Level:
     floor: float  # contrast of noise
     low_to_level: Matrix
     high_to_level: Matrix
+    lenses: Lenses
 
 
-def _level(low: Image, high: Image, low_to_high: Matrix, k: int, margin: int, noise: float) -> _Level:
+def _level(
+    low: Image,
+    high: Image,
+    low_to_high: Matrix,
+    k: int,
+    margin: int,
+    noise: float,
+    lenses: Lenses = STRAIGHT,
+) -> _Level:
     """Images of 1/2^k of the low sampling, `margin` pixels of which are added around the field in view."""
     scale, _ = geometry.scale_and_rotation(low_to_high)
-    x, y, w, h = geometry.view_or_frame(low_to_high, low.shape, high.shape)
+    x, y, w, h = distortion.view_or_frame(low_to_high, low.shape, high.shape, lenses)
     m = margin * 2**k
     x0, y0 = max(0, x - m), max(0, y - m)
     region = low[y0 : min(low.shape[0], y + h + m), x0 : min(low.shape[1], x + w + m)]
@@ -257,6 +274,7 @@ def _level(low: Image, high: Image, low_to_high: Matrix, k: int, margin: int, no
         floor,
         region_to_level @ geometry.translation(-x0, -y0),
         high_to_level,
+        lenses,
     )
 
 
@@ -293,6 +311,45 @@ def _field(level: _Level, level_low_to_high: Matrix) -> Image:
     return (field > 0.5).astype(np.float32)
 
 
+def _on_low_grid(level: _Level, low_to_high: Matrix) -> tuple[Image, Image, Image]:
+    """The high image on the low image's grid, by a map of full frames; what both see, and `_field`."""
+    if level.lenses == STRAIGHT:
+        to_level = level.high_to_level @ low_to_high @ np.linalg.inv(level.low_to_level)
+        return *ecc.warped(level.low_seen, level.high, level.high_seen, to_level), _field(level, to_level)
+    level_to_low = np.linalg.inv(level.low_to_level)
+    size = level.low.shape
+    places = distortion.sampling_places(low_to_high, level.lenses, size, level_to_low, level.high_to_level)
+    moving = cv2.remap(level.high, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    seen = cv2.remap(level.high_seen, places, None, cv2.INTER_LINEAR)
+    reach = cv2.remap(np.ones_like(level.high), places, None, cv2.INTER_LINEAR)
+    return moving, ecc.seen_by_both(level.low_seen, seen), (reach > 0.5).astype(np.float32)
+
+
+def _undistorted(
+    low_to_high: Matrix, lenses: Lenses, low_size: tuple[int, ...], high_size: tuple[int, ...], motion: str
+) -> Matrix:
+    """The map of undistorted coordinates nearest to one of coordinates as they are seen.
+
+    Turned and shifted, and scaled where the motion does, to agree over the common field by least squares.
+    """
+    if lenses == STRAIGHT:
+        return low_to_high
+    x, y, w, h = geometry.view_or_frame(low_to_high, low_size, high_size)
+    lattice = np.stack(np.meshgrid(np.linspace(x, x + w - 1, 9), np.linspace(y, y + h - 1, 9)), axis=-1)
+    seen = lattice.reshape(-1, 2)
+    here = geometry.apply(low_to_high, distortion.undistorted(lenses[0], seen)) @ (1, 1j)
+    there = distortion.undistorted(lenses[1], geometry.apply(low_to_high, seen)) @ (1, 1j)
+    centred = here - here.mean()
+    turn = np.vdot(centred, there) / np.vdot(centred, centred)
+    if motion == "translation":
+        turn = 1
+    elif motion == "euclidean":
+        turn = turn / abs(turn)
+    move = there.mean() - turn * here.mean()
+    closer = geometry.similarity(abs(turn), float(np.angle(turn)), move.real, move.imag)
+    return closer @ low_to_high
+
+
 def _equally_sharp(level: _Level, low_to_high: Matrix, softer_px: float) -> _Level:
     """The level with its sharper image blurred, as `_softer_px` says."""
     if softer_px > 0:
@@ -313,8 +370,7 @@ def _softer_px(level: _Level, low_to_high: Matrix) -> float:
     Positive where the low image is the softer one, negative where the high one is. Their common detail is
     compared, fine against coarse, so that noise does not pass for sharpness.
     """
-    to_level = level.high_to_level @ low_to_high @ np.linalg.inv(level.low_to_level)
-    moving, mask = ecc.warped(level.low_seen, level.high, level.high_seen, to_level)
+    moving, mask, _ = _on_low_grid(level, low_to_high)
     template, seen = level.low, mask > 0
 
     def excess(sigma: float) -> float:
@@ -347,9 +403,7 @@ def _band(image: Image, fine: float, coarse: float) -> Image:
 
 def _compared(level: _Level, low_to_high: Matrix) -> tuple[Image, Image, npt.NDArray[np.bool_]]:
     """Both images on the low image's grid, normalised alike, by a map of full frames; what both see."""
-    to_level = level.high_to_level @ low_to_high @ np.linalg.inv(level.low_to_level)
-    moving, mask = ecc.warped(level.low_seen, level.high, level.high_seen, to_level)
-    field = _field(level, to_level)
+    moving, mask, field = _on_low_grid(level, low_to_high)
     template = _normalise(level.low, field, level.sigma, level.floor)
     return template, _normalise(moving, field, level.sigma, level.floor), mask > 0
 
@@ -399,9 +453,15 @@ def _local_shifts(level: _Level, low_to_high: Matrix) -> LocalShifts | None:
         return None
     level_to_low = np.linalg.inv(level.low_to_level)
     scale = geometry.scale_and_rotation(low_to_high)[0] * level_to_low[0, 0]
+    found = np.array(points) + np.array(moves)  # as if the low shot saw there what the high one shows
+    lens = level.lenses[0]
+    if lens is None:
+        found = geometry.apply(low_to_high @ level_to_low, found)
+    else:
+        found = geometry.apply(low_to_high, lens.undistort(geometry.apply(level_to_low, found)))
     return LocalShifts(
-        points=geometry.apply(level_to_low, points),
-        found=geometry.apply(low_to_high @ level_to_low, np.array(points) + np.array(moves)),
+        points=distortion.undistorted(lens, geometry.apply(level_to_low, points)),
+        found=found,
         covariance=np.array(covariances) * scale**2,
         cells=np.array(cells),
         systematic_px=SYSTEMATIC * scale,

@@ -17,7 +17,7 @@ from srraw_tools.geometry import Matrix
 
 MARGIN = 0.2  # of the frame, by which the field in view may lie elsewhere than expected
 FEATURE_SIDE = 640  # pixels of the longer side at which features are sought near the expected map
-WIDE_SIDE = 2000  # and over the whole low frame, where no map is expected
+WIDE_SIDE = 1200  # and over the whole low frame, where no map is expected
 WIDE_REDUCTIONS = (1, 2, 4, 8)  # of the high image there
 FEATURES = 2000  # of an image, the strongest
 FEWEST_MATCHES = 10

@@ -69,7 +69,7 @@ def test_the_target_shows_the_same_picture_as_the_low_shot_at_its_exposure(align
             low = data.rgb.astype(np.float32) / 255
             assert whole.mean() > 0.8
             assert (
-                np.corrcoef(small[whole].ravel(), low[whole].ravel())[0, 1] > 0.95
+                np.corrcoef(small[whole].ravel(), low[whole].ravel())[0, 1] > 0.93
             )  # the low shot aliases, the target does not
             assert abs(small[whole].mean() - low[whole].mean()) < 0.02
 
