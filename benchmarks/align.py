@@ -140,7 +140,7 @@ def _sequence(task: tuple[str, int, int, Path, str]) -> list[dict]:
     return records
 
 
-# By low and high shot: the map, None where it was rejected; the error that is expected; and why it was rejected.
+# By low and high shot: the map, None where it is rejected; the error that is expected; why it is rejected.
 Found = dict[tuple[str, str], tuple[Matrix | None, float | None, str | None]]
 
 
