@@ -306,9 +306,11 @@ def test_a_browser_shows_the_pictures_and_filters(page, tmp_path):
         choice.value = "rejected";
         choice.dispatchEvent(new Event("input", { bubbles: true }));
         document.getElementById("view-1-flow").click();
-        const seen = [...document.querySelectorAll("#pair-1 img")].filter(
-          (image) => getComputedStyle(image).visibility === "visible" && image.naturalWidth > 0);
-        document.title = seen.map((image) => image.className).join();
+        setInterval(() => {  // pictures are decoded when they come into view
+          const seen = [...document.querySelectorAll("#pair-1 img")].filter(
+            (image) => getComputedStyle(image).visibility === "visible" && image.naturalWidth > 0);
+          document.title = seen.map((image) => image.className).join();
+        }, 200);
     }, 500))</script>"""
     probed = tmp_path / "probed.html"
     probed.write_text(page.read_text(encoding="utf-8") + script, encoding="utf-8")
@@ -320,7 +322,7 @@ def test_a_browser_shows_the_pictures_and_filters(page, tmp_path):
             "--disable-gpu",
             f"--user-data-dir={tmp_path / 'profile'}",
             "--window-size=390,844",
-            "--virtual-time-budget=4000",
+            "--virtual-time-budget=20000",
             "--dump-dom",
             probed.as_uri(),
         ],
