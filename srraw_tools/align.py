@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from srraw_tools import __version__, ecc, geometry, joint, parallel, picture
+from srraw_tools import __version__, distortion, ecc, geometry, joint, parallel, picture
 from srraw_tools.alignment import (
     ALIGNMENT_FILE,
     PairAlignment,
@@ -22,6 +22,7 @@ from srraw_tools.alignment import (
     read_alignment,
     read_record,
 )
+from srraw_tools.distortion import Distortion, Lenses, LensTable
 from srraw_tools.errors import UserError
 from srraw_tools.exif import is_picture
 from srraw_tools.files import sha256_of, write_json
@@ -66,6 +67,7 @@ def align_sequences(
     motion: str = "euclidean",
     nominal_scale: bool = False,
     max_error_px: float = joint.MAX_ERROR_PX,
+    distortions: LensTable = (),
     flow: bool = False,
     out: Path | None = None,
     overwrite: bool = False,
@@ -92,6 +94,7 @@ def align_sequences(
         motion=motion,
         nominal_scale=nominal_scale,
         max_error_px=max_error_px,
+        distortions=distortions,
         flow=flow,
         out=out,
         overwrite=overwrite,
@@ -106,6 +109,7 @@ def align_sequence(
     motion: str = "euclidean",
     nominal_scale: bool = False,
     max_error_px: float = joint.MAX_ERROR_PX,
+    distortions: LensTable = (),
     flow: bool = False,
     out: Path | None = None,
     overwrite: bool = False,
@@ -117,6 +121,8 @@ def align_sequence(
         motion: "translation", "euclidean", "similarity", "affine" or "homography". A Euclidean motion has
             the scale offset beside it (paper, section 3.2), refined from the images unless `nominal_scale`.
         max_error_px: expected error in pixels of the long shot above which a pair is rejected.
+        distortions: of the lens, by focal length (rig.Rig.distortion). A shot by another lens, or at a focal
+            length that it does not reach, is taken as undistorted, with a warning.
         flow: also find the flow that remains in every pair that is ok, into a file beside alignment.json. An
             alignment that is there already gets it too.
         out: folder for <sequence>/alignment.json; the sequence's own folder by default.
@@ -140,6 +146,7 @@ def align_sequence(
         "motion": motion,
         "nominal_scale": nominal_scale,
         "max_error_px": max_error_px,
+        **({"distortions": [list(row) for row in distortions]} if distortions else {}),
     }
     shots = _useful(sequence, zooms)
     missing = [shot.file for shot in shots if not (folder / shot.file).is_file()]
@@ -164,11 +171,15 @@ def align_sequence(
         for shot in shots
         if shot.file in views
     }
-    neighbours = joint.link_neighbours(images, focals, motion=group, keep_scale=nominal_scale)
+    lenses, uncalibrated = _distortions(distortions, focals, images)
+    neighbours = joint.link_neighbours(
+        images, focals, motion=group, keep_scale=nominal_scale, distortions=lenses
+    )
     shown = joint.focals_by_images(
         neighbours, focals, {name: view.luminance.shape for name, view in views.items()}
     )
     sequence, warnings = _focals_checked(sequence, shown)
+    warnings += uncalibrated
     pairs = [(zoom, low, high) for zoom in zooms for low, high in choose_pairs(sequence, zoom)]
     unplaced = [shot.file for shot in sequence.shots if shot.focal_nominal is None]
     if not pairs and unplaced and not failures:
@@ -189,7 +200,13 @@ def align_sequence(
     }
     ratios = {(low.file, high.file): focals[high.file] / focals[low.file] for _, low, high in pairs}
     found = joint.register_pairs(
-        images, ratios, neighbours, motion=group, keep_scale=nominal_scale, max_error_px=max_error_px
+        images,
+        ratios,
+        neighbours,
+        motion=group,
+        keep_scale=nominal_scale,
+        max_error_px=max_error_px,
+        distortions=lenses,
     )
     aligned = tuple(
         _aligned(
@@ -200,6 +217,7 @@ def align_sequence(
             high,
             motion,
             found[low.file, high.file],
+            (lenses.get(low.file), lenses.get(high.file)),
             same_lens=not foreign & {low.file, high.file},
         )
         for zoom, low, high in pairs
@@ -235,7 +253,7 @@ def _write_alignment(
         "options": options,
         "inputs": inputs,
         **({"complete": True} if complete else {}),
-        "pairs": [asdict(pair) for pair in pairs],
+        "pairs": [pair.record() for pair in pairs],
     }
     write_json(path, record)
     for name in before - {pair.flow for pair in pairs} - {None}:
@@ -255,12 +273,14 @@ def _with_flow(
         if pair.status == "ok" and {pair.low, pair.high} <= views.keys():
             low_to_high = np.asarray(pair.low_to_high, np.float64)
             red, green, blue = pair.gain
+            x, y, width, height = pair.crop
             remaining = residual_flow(
-                views[pair.low].luminance,
+                views[pair.low].luminance[y : y + height, x : x + width],
                 views[pair.high].luminance,
                 low_to_high,
-                pair.crop,
+                geometry.crop_to_frame(pair.crop),
                 gain=(red + 2 * green + blue) / 4,
+                lenses=pair.lenses,
             )
             about = {
                 "format": "srraw-flow",
@@ -395,21 +415,23 @@ def _aligned(
     high: Shot,
     motion: str,
     found: joint.PairRegistration,
+    lenses: Lenses,
     *,
     same_lens: bool,
 ) -> PairAlignment:
     scale, _ = geometry.scale_and_rotation(found.low_to_high)
     reason, crop, gain = found.reason, None, (1.0, 1.0, 1.0)
     try:
-        crop = geometry.even_crop_of_view(
-            found.low_to_high, low_view.luminance.shape, high_view.luminance.shape
+        crop = distortion.even_crop_of_view(
+            found.low_to_high, low_view.luminance.shape, high_view.luminance.shape, lenses
         )
     except ValueError:
         reason = reason or "the two shots do not see a common field"
     if reason is None:
         half = geometry.scaling(2.0)  # from pixels of the half-size images to those of the full ones
         colors = _comparable_colors(low_view, high_view)
-        gain = fit_gain(*colors, np.linalg.inv(half) @ found.low_to_high @ half)
+        low_to_high = np.linalg.inv(half) @ found.low_to_high @ half
+        gain = fit_gain(*colors, low_to_high, tuple(lens and lens.at_sampling(0.5) for lens in lenses))
     known = same_lens and low.focal_mm and high.focal_mm
     return PairAlignment(
         low=low.file,
@@ -428,7 +450,23 @@ def _aligned(
         expected_error_px=_finite(found.expected_error_px),
         status="ok" if reason is None else "rejected",
         reason=reason,
+        distortion_low=lenses[0],
+        distortion_high=lenses[1],
     )
+
+
+def _distortions(
+    table: LensTable, focals: dict[str, float | None], images: dict[str, ecc.Image]
+) -> tuple[dict[str, Distortion], list[str]]:
+    """The distortions of shots by their focal lengths; and in words which the table does not know."""
+    lenses, unknown = {}, []
+    for name, focal in focals.items() if table else ():
+        lens = distortion.of_focal(table, focal, images[name].shape) if focal else None
+        if lens is not None:
+            lenses[name] = lens
+        else:
+            unknown.append(f"the rig tells no distortion of {name}; it is taken as undistorted")
+    return lenses, unknown
 
 
 def _comparable_colors(low: _View, high: _View) -> tuple[ecc.Image, ecc.Image]:

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from srraw_tools import __version__
+from srraw_tools.distortion import Distortion, Lenses
 from srraw_tools.errors import UserError
 from srraw_tools.files import read_json
 from srraw_tools.sequence import ZOOMS
 
 ALIGNMENT_FILE = "alignment.json"
 OPTIONAL = dict.fromkeys(  # keys that may be absent
-    ("scale_offset_nominal", "residual_px", "expected_error_px", "reason", "flow")
+    (
+        "scale_offset_nominal",
+        "residual_px",
+        "expected_error_px",
+        "reason",
+        "flow",
+        "distortion_low",
+        "distortion_high",
+    )
 )
 
 
 @dataclass(frozen=True)
 class PairAlignment:
-    """One pair of a sequence, as it stands in alignment.json (docs/formats.md)."""
+    """One pair of a sequence, as it stands in alignment.json (docs/formats.md).
+
+    Where there is a distortion, `low_to_high` maps undistorted coordinates (distortion.map_points).
+    """
 
     low: str
     high: str
@@ -41,6 +53,17 @@ class PairAlignment:
     status: str
     reason: str | None
     flow: str | None = None
+    distortion_low: Distortion | None = None
+    distortion_high: Distortion | None = None
+
+    @property
+    def lenses(self) -> Lenses:
+        return self.distortion_low, self.distortion_high
+
+    def record(self) -> dict[str, Any]:
+        """The pair as alignment.json holds it; distortions only where there are any."""
+        everything = asdict(self)
+        return {k: v for k, v in everything.items() if v is not None or not k.startswith("distortion_")}
 
 
 def read_alignment(path: Path) -> tuple[PairAlignment, ...]:
@@ -81,12 +104,20 @@ def pairs_of(record: dict[str, Any], path: Path) -> tuple[PairAlignment, ...]:
             known = {k: v for k, v in entry.items() if k in PairAlignment.__dataclass_fields__}
             for key in ("crop", "gain"):
                 known[key] = None if known[key] is None else tuple(known[key])
+            for key in ("distortion_low", "distortion_high"):
+                known[key] = None if known.get(key) is None else _distortion(known[key])
             pair = PairAlignment(**{**OPTIONAL, **known})
             _check(pair)
             pairs.append(pair)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {error}.", "Align again with --overwrite.") from error
     return tuple(pairs)
+
+
+def _distortion(entry: dict[str, Any]) -> Distortion:
+    """Raises ValueError or TypeError for what is none."""
+    x, y = entry["centre"]
+    return Distortion(entry["k1"], entry["k2"], (x, y), entry["normaliser"])
 
 
 def _check(pair: PairAlignment) -> None:

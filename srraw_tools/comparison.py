@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from srraw_tools import geometry, picture, raw, starts
+from srraw_tools import distortion, geometry, picture, raw, starts
 from srraw_tools.alignment import PairAlignment
+from srraw_tools.distortion import STRAIGHT, Lenses
 from srraw_tools.exif import is_picture
 from srraw_tools.flow import Flow, residual_flow
 from srraw_tools.geometry import Crop, Matrix
@@ -89,12 +90,11 @@ def compare(low: Light, high: Light, pair: PairAlignment, flow: Flow | None = No
     size = low.luminance.shape
     if pair.crop is None or pair.crop[0] + pair.crop[2] > size[1] or pair.crop[1] + pair.crop[3] > size[0]:
         return Comparison(_encoded({"whole frames, not aligned": _whole_frames(low, high)}))
-    low_to_high = np.asarray(pair.low_to_high, np.float64)
     crop_to_low = geometry.crop_to_frame(pair.crop)
-    flow = flow or _modest_flow(low, high, low_to_high, pair)
-    scale, _ = geometry.scale_and_rotation(low_to_high)
+    flow = flow or _modest_flow(low, high, pair)
+    scale, _ = geometry.scale_and_rotation(pair.low_to_high)
     known = flow_colours(flow.shift_px * (scale / FULL_COLOUR_PX), flow.mask)
-    difference, detail_of_field = _difference(low, high, low_to_high, pair)
+    difference, detail_of_field = _difference(low, high, pair)
     at_low_sampling = {
         "difference": difference,
         "flow": cv2.resize(known, pair.crop[2:], interpolation=cv2.INTER_NEAREST),
@@ -111,7 +111,7 @@ def compare(low: Light, high: Light, pair: PairAlignment, flow: Flow | None = No
         view_to_low = crop_to_low @ geometry.zoomed_crop_to_frame(window, sampling)
         places[place] = {
             "short": to_uint8(_rendered(low, _seen(low.rgb, view_to_low, shown))),
-            "long": to_uint8(_as_low(low, high, _seen(high.rgb, low_to_high @ view_to_low, shown), pair)),
+            "long": to_uint8(_as_low(low, high, _seen_through(high.rgb, pair, view_to_low, shown), pair)),
         }
         for name, image in at_low_sampling.items():
             part = image[y : y + h, x : x + w]
@@ -164,11 +164,36 @@ def _whole_frames(low: Light, high: Light) -> dict[str, Rgb]:
 
 def _seen(light: npt.NDArray[Any], view_to_frame: Matrix, size: tuple[int, int]) -> npt.NDArray[Any]:
     """Light on the grid of a view of (height, width), averaged where that is coarser; black outside."""
-    scale, _ = geometry.scale_and_rotation(view_to_frame)
+    return _resampled(light, np.eye(3), STRAIGHT, view_to_frame, size)
+
+
+def _seen_through(
+    light: npt.NDArray[Any], pair: PairAlignment, view_to_low: Matrix, size: tuple[int, int]
+) -> npt.NDArray[Any]:
+    """Light of the high shot, likewise, on the grid of a view of the low one."""
+    return _resampled(light, np.asarray(pair.low_to_high, np.float64), pair.lenses, view_to_low, size)
+
+
+def _resampled(
+    light: npt.NDArray[Any],
+    low_to_high: Matrix,
+    lenses: Lenses,
+    view_to_low: Matrix,
+    size: tuple[int, int],
+) -> npt.NDArray[Any]:
+    scale, _ = geometry.scale_and_rotation(low_to_high @ view_to_low)
+    frame_to_light = np.eye(3)
     if scale > 1.5:
-        light, frame_to_small = starts.resized(light, 1 / scale)
-        view_to_frame = frame_to_small @ view_to_frame
-    return cv2.warpPerspective(light, view_to_frame, size[::-1], flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+        light, frame_to_light = starts.resized(light, 1 / scale)
+    return distortion.warp(
+        light,
+        low_to_high,
+        lenses,
+        size,
+        grid_to_low=view_to_low,
+        high_to_image=frame_to_light,
+        interpolation=cv2.INTER_CUBIC,
+    )
 
 
 def _rendered(light: Light, rgb: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -183,9 +208,7 @@ def _as_low(low: Light, high: Light, rgb: npt.NDArray[Any], pair: PairAlignment)
     return render_srgb(decode_srgb(_rendered(high, rgb)) * gain, (1, 1, 1), np.eye(3))
 
 
-def _difference(
-    low: Light, high: Light, low_to_high: Matrix, pair: PairAlignment
-) -> tuple[Rgb, npt.NDArray[np.float32]]:
+def _difference(low: Light, high: Light, pair: PairAlignment) -> tuple[Rgb, npt.NDArray[np.float32]]:
     """How much brighter the long shot is than the short one, at the low sampling, about grey (h, w); and the
     detail in view.
 
@@ -193,10 +216,10 @@ def _difference(
     rather than what is sharper.
     """
     x, y, width, height = pair.crop
-    crop_to_high = low_to_high @ geometry.crop_to_frame(pair.crop)
+    crop_to_low = geometry.crop_to_frame(pair.crop)
     short = _rendered(low, low.rgb[y : y + height, x : x + width]).mean(axis=2)
-    long = _as_low(low, high, _seen(high.rgb, crop_to_high, (height, width)), pair).mean(axis=2)
-    inside = _seen(np.ones(high.luminance.shape, np.float32), crop_to_high, (height, width)) > 0.99
+    long = _as_low(low, high, _seen_through(high.rgb, pair, crop_to_low, (height, width)), pair).mean(axis=2)
+    inside = _seen_through(np.ones_like(high.luminance), pair, crop_to_low, (height, width)) > 0.99
     brightness = [
         max(float(np.median(image[inside])), 0.01) if inside.any() else 1 for image in (short, long)
     ]
@@ -222,7 +245,7 @@ def _telling_windows(detail: npt.NDArray[np.float32], side: int) -> list[Crop]:
     return windows
 
 
-def _modest_flow(low: Light, high: Light, low_to_high: Matrix, pair: PairAlignment) -> Flow:
+def _modest_flow(low: Light, high: Light, pair: PairAlignment) -> Flow:
     """The flow that remains, at the low sampling or a whole fraction of it; in low pixels all the same."""
     x, y, width, height = pair.crop
     k = -(-max(width, height) // FLOW_SIDE)
@@ -234,8 +257,9 @@ def _modest_flow(low: Light, high: Light, low_to_high: Matrix, pair: PairAlignme
     flow = residual_flow(
         small,
         high.luminance,
-        low_to_high @ small_to_low,
-        (0, 0, columns, rows),
+        np.asarray(pair.low_to_high, np.float64),
+        small_to_low,
         gain=(red + 2 * green + blue) / 4,
+        lenses=pair.lenses,
     )
     return Flow(flow.shift_px * k, flow.mask)

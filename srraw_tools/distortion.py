@@ -25,6 +25,7 @@ SQUARED_LIMIT = 1.9  # r^2 beyond which distortion grows no further
 LEAST_SLOPE = 0.25  # of r' by r, likewise: further outside, barrel distortion would fold the plane back
 NEWTON_STEPS = 20  # at most; five do within a frame
 BORDER_POINTS = 65  # along a side of a frame, whose image is bent
+FOCAL_REACH = 1.05  # by which a focal length may lie beyond those that were calibrated
 BAND_ROWS = 256  # of a grid that are mapped at a time
 
 
@@ -100,11 +101,24 @@ class Distortion:
 
 Lenses = tuple[Distortion | None, Distortion | None]  # of a pair's low and high shot
 STRAIGHT: Lenses = (None, None)
+LensTable = tuple[tuple[float, float, float], ...]  # focal length in mm, k1, k2; r as in `of_frame`
 
 
 def of_frame(k1: float, k2: float, size: tuple[int, int]) -> Distortion:
     """Distortion about the centre of a frame of (height, width), r in units of half its diagonal."""
     return Distortion(k1, k2, ((size[1] - 1) / 2, (size[0] - 1) / 2), math.hypot(*size) / 2)
+
+
+def of_focal(table: LensTable, focal_mm: float, size: tuple[int, int]) -> Distortion | None:
+    """Distortion of a frame of (height, width) shot at a focal length, interpolated over its logarithm.
+
+    None where the table does not reach: by more than FOCAL_REACH below its shortest or above its longest.
+    """
+    focals, k1, k2 = np.array(sorted(table), np.float64).T
+    if not focals[0] / FOCAL_REACH <= focal_mm <= focals[-1] * FOCAL_REACH:
+        return None
+    at = np.log(focal_mm)
+    return of_frame(float(np.interp(at, np.log(focals), k1)), float(np.interp(at, np.log(focals), k2)), size)
 
 
 def undistorted(distortion: Distortion | None, points: npt.ArrayLike) -> Points:

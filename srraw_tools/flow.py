@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from srraw_tools import geometry
-from srraw_tools.ecc import WARP, Image
+from srraw_tools.distortion import STRAIGHT, Lenses, warp
+from srraw_tools.ecc import Image
 from srraw_tools.errors import UserError
 from srraw_tools.files import replacing
 from srraw_tools.geometry import Crop, Matrix
@@ -48,7 +49,15 @@ class Flow:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-def residual_flow(low: Image, high: Image, low_to_high: Matrix, crop: Crop, gain: float = 1.0) -> Flow:
+def residual_flow(
+    low: Image,
+    high: Image,
+    low_to_high: Matrix,
+    grid_to_low: Matrix,
+    *,
+    gain: float = 1.0,
+    lenses: Lenses = STRAIGHT,
+) -> Flow:
     """Find the flow from the low shot to the aligned long one, and back.
 
     Flow forth and back again must end within CONSISTENT_PX of where it began (Sundaram, Brox & Keutzer,
@@ -57,17 +66,18 @@ def residual_flow(low: Image, high: Image, low_to_high: Matrix, crop: Crop, gain
     moved and is found again keeps its flow.
 
     Args:
-        low, high: linear luminance of the full frames (H, W), float32, black 0 and white 1.
-        crop: [x, y, width, height] of the low frame, over which the flow is wanted.
+        low: linear luminance (h, w), float32, black 0 and white 1, of the field where the flow is wanted.
+        high: likewise, the full frame (H, W).
+        low_to_high: between the two full frames.
+        grid_to_low: 3x3 from pixels of `low` to those of the low shot's full frame.
         gain: that brings the high shot to the low shot's exposure.
+        lenses: distortions of the two shots.
     """
-    x, y, width, height = crop
-    region = low[y : y + height, x : x + width]
-    aligned, inside = _at_low_sampling(high, low_to_high @ geometry.crop_to_frame(crop), (height, width))
-    seen = (inside > 0) & (region < CLIPPED) & (aligned < CLIPPED)
+    aligned, inside = _at_low_sampling(high, low_to_high, lenses, grid_to_low, low.shape)
+    seen = (inside > 0) & (low < CLIPPED) & (aligned < CLIPPED)
     percentile, level = BRIGHTEST
-    white = max(float(np.percentile(region, percentile)) * (255 / level) ** 2, 1e-6)
-    here, there = _grey(region / white), _grey(aligned * (gain / white))
+    white = max(float(np.percentile(low, percentile)) * (255 / level) ** 2, 1e-6)
+    here, there = _grey(low / white), _grey(aligned * (gain / white))
     search = _dense_inverse_search()
     forth = search.calc(here, there, None)
     back = search.calc(there, here, None)
@@ -121,16 +131,16 @@ def read_flow(path: Path, crop: Crop) -> Flow:
     return Flow(shift_px.astype(np.float32), mask > 0, about)
 
 
-def _at_low_sampling(high: Image, low_to_high: Matrix, size: tuple[int, int]) -> tuple[Image, Image]:
-    """The high image averaged over low pixels, on a low grid of (height, width); and 1 where it reaches."""
-    scale, _ = geometry.scale_and_rotation(low_to_high)
+def _at_low_sampling(
+    high: Image, low_to_high: Matrix, lenses: Lenses, grid_to_low: Matrix, size: tuple[int, ...]
+) -> tuple[Image, Image]:
+    """The high image averaged over the pixels of a low grid of (height, width); and 1 where it reaches."""
+    scale, _ = geometry.scale_and_rotation(low_to_high @ grid_to_low)
     # A low pixel has its aperture (variance 1/12) and the luminance kernel's 1/2; so has a high pixel.
     variance = (1 / 12 + 1 / 2) * (scale**2 - 1)
     blurred = cv2.GaussianBlur(high, (0, 0), float(np.sqrt(variance))) if variance > 0 else high
-    aligned = cv2.warpPerspective(
-        blurred, low_to_high, size[::-1], flags=WARP, borderMode=cv2.BORDER_REFLECT_101
-    )
-    inside = cv2.warpPerspective(np.ones(high.shape, np.float32), low_to_high, size[::-1], flags=WARP)
+    aligned = warp(blurred, low_to_high, lenses, size, grid_to_low=grid_to_low, border=cv2.BORDER_REPLICATE)
+    inside = warp(np.ones_like(high), low_to_high, lenses, size, grid_to_low=grid_to_low)
     return aligned, (inside > 0.999).astype(np.float32)
 
 

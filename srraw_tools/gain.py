@@ -9,14 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from srraw_tools import geometry
-from srraw_tools.ecc import WARP, Image
+from srraw_tools.distortion import STRAIGHT, Lenses, view_or_frame, warp
+from srraw_tools.ecc import Image
 from srraw_tools.geometry import Matrix
 
 BLOCK = 4  # side, in pixels of the half-size low image, over which light is averaged
 
 
 def fit_gain(
-    low_rgb: npt.NDArray[Any], high_rgb: npt.NDArray[Any], low_to_high: Matrix
+    low_rgb: npt.NDArray[Any],
+    high_rgb: npt.NDArray[Any],
+    low_to_high: Matrix,
+    lenses: Lenses = STRAIGHT,
 ) -> tuple[float, float, float]:
     """Per-channel factor that brings the high shot to the low shot's exposure.
 
@@ -25,9 +29,9 @@ def fit_gain(
 
     Args:
         low_rgb, high_rgb: (H, W, 3) float32, white-balanced linear light, white 1.
-        low_to_high: the map between these two images' pixels.
+        low_to_high, lenses: the map between these two images' pixels, and distortions in them.
     """
-    crop = geometry.view_or_frame(low_to_high, low_rgb.shape, high_rgb.shape)
+    crop = view_or_frame(low_to_high, low_rgb.shape, high_rgb.shape, lenses)
     side = BLOCK
     columns, rows = crop[2] // side, crop[3] // side
     if min(columns, rows) < 1:
@@ -35,11 +39,12 @@ def fit_gain(
     scale, _ = geometry.scale_and_rotation(low_to_high)
     # The high shot at the low one's sampling: blurred to its pixel's footprint, then sampled.
     blurred = cv2.GaussianBlur(high_rgb, (0, 0), max(0.3, 0.4 * scale), borderType=cv2.BORDER_REFLECT_101)
-    crop_to_high = low_to_high @ geometry.crop_to_frame(crop)
-    size = (columns * side, rows * side)
-    high_view = cv2.warpPerspective(blurred, crop_to_high, size, flags=WARP)
-    inside = cv2.warpPerspective(np.ones(high_rgb.shape[:2], np.float32), crop_to_high, size, flags=WARP)
-    low_view = low_rgb[crop[1] : crop[1] + size[1], crop[0] : crop[0] + size[0]]
+    crop_to_low = geometry.crop_to_frame(crop)
+    size = (rows * side, columns * side)
+    high_view = warp(blurred, low_to_high, lenses, size, grid_to_low=crop_to_low)
+    everywhere = np.ones(high_rgb.shape[:2], np.float32)
+    inside = warp(everywhere, low_to_high, lenses, size, grid_to_low=crop_to_low)
+    low_view = low_rgb[crop[1] : crop[1] + size[0], crop[0] : crop[0] + size[1]]
     low_blocks, high_blocks = _block_means(low_view, side), _block_means(high_view, side)
     whole = _block_means(inside[..., None], side)[..., 0] > 0.999
     gains = []

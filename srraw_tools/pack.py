@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from srraw_tools import geometry, shards
 from srraw_tools.alignment import ALIGNMENT_FILE, PairAlignment, aligned_inputs, read_alignment
+from srraw_tools.distortion import STRAIGHT, Lenses, warp
 from srraw_tools.errors import UserError
 from srraw_tools.exif import is_picture
 from srraw_tools.files import sha256_of
@@ -169,33 +170,41 @@ def split_of(sequence: str, shares: tuple[float, ...] = SPLIT_SHARES) -> str:
     return SPLITS[int(np.searchsorted(limits, fraction, side="right"))]
 
 
-def warp_target(camera_rgb: npt.NDArray[np.uint16], target_to_high: Matrix, size: tuple[int, int]) -> Any:
+def warp_target(
+    camera_rgb: npt.NDArray[np.uint16],
+    low_to_high: Matrix,
+    target_to_low: Matrix,
+    size: tuple[int, int],
+    lenses: Lenses = STRAIGHT,
+) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8]]:
     """Resample demosaiced light once onto the target's grid, by Lanczos's kernel.
 
     OpenCV's cubic kernel (a = -0.75) moves what it samples by up to 0.05 pixel, its Lanczos kernel by 0.015.
 
     Args:
         camera_rgb: (H, W, 3) uint16, linear.
-        target_to_high: the map from target pixels to those of `camera_rgb`.
+        low_to_high: the map between the full frames; with `lenses`, of undistorted coordinates.
+        target_to_low: the map from target pixels to those of the low frame.
         size: (height, width) of the target.
 
     Returns:
         The target (height, width, 3) uint16, and valid (height, width) uint8, 1 inside the high frame.
     """
-    scale, _ = geometry.scale_and_rotation(target_to_high)
-    flags = cv2.WARP_INVERSE_MAP
+    scale, _ = geometry.scale_and_rotation(low_to_high @ target_to_low)
     source = camera_rgb
     if scale > 1:  # fewer samples than there were: keep what they cannot hold from folding over
         source = cv2.GaussianBlur(source, (0, 0), 0.5 * float(np.sqrt(scale**2 - 1)))
-    target = cv2.warpPerspective(
+    target = warp(
         source,
-        target_to_high,
-        size[::-1],
-        flags=flags | cv2.INTER_LANCZOS4,
-        borderMode=cv2.BORDER_REFLECT_101,
+        low_to_high,
+        lenses,
+        size,
+        grid_to_low=target_to_low,
+        interpolation=cv2.INTER_LANCZOS4,
+        border=cv2.BORDER_REPLICATE,
     )
     inside = np.ones(camera_rgb.shape[:2], np.float32)
-    seen = cv2.warpPerspective(inside, target_to_high, size[::-1], flags=flags | cv2.INTER_LINEAR)
+    seen = warp(inside, low_to_high, lenses, size, grid_to_low=target_to_low)
     return target, (seen > 0.99).astype(np.uint8)
 
 
@@ -315,7 +324,7 @@ def _input_hash(task: _Task) -> str:
             raise UserError(
                 f"{path} has changed since it was aligned.", "Run 'srraw align --overwrite' on it."
             )
-    alignment = asdict(task.alignment)
+    alignment = task.alignment.record()
     del alignment["flow"]  # it changes nothing that is packed
     made_of = [*hashes, alignment]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
@@ -366,9 +375,11 @@ def _make_pair(
     alignment, zoom = task.alignment, task.alignment.zoom
     x, y, width, height = crop = alignment.crop
     low_to_high = np.asarray(alignment.low_to_high, np.float64)
-    target_to_high = low_to_high @ geometry.zoomed_crop_to_frame(crop, zoom)
+    target_to_low = geometry.zoomed_crop_to_frame(crop, zoom)
     high_light, high_cfa, high_wb, high_matrix = _light_of(high)
-    light, valid = warp_target(high_light, target_to_high, (zoom * height, zoom * width))
+    light, valid = warp_target(
+        high_light, low_to_high, target_to_low, (zoom * height, zoom * width), alignment.lenses
+    )
     if high_cfa is None or low.exif.camera != high.exif.camera:
         target = "srgb"  # two cameras' own colours cannot be compared, their renderings can
     if target == "srgb":

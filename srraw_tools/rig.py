@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from srraw_tools.distortion import LensTable, of_frame
 from srraw_tools.errors import UserError
 from srraw_tools.sequence import NOMINAL_MM
 
 RINGS = ("person", "virtual")
 SETTINGS = ("f_number", "exposure_s", "iso", "image_format")
 WORDS = ("name", "description", "models", "serials", "ring")
+DISTORTION = "distortion"
 TABLES = {
     "lens": ("focal_mm", "stops_mm"),
     "settings": SETTINGS,
@@ -38,6 +41,7 @@ class Rig:
         names: the camera's own names of these settings, and of the live focal_mm; the first there is counts.
         settle_s: how long the camera may stay silent before a shot counts as finished.
         focal_tolerance: of EXIF's focal length against the planned one, as a fraction.
+        distortion: radial terms of the lens by focal length, by 'srraw calibrate lens'; empty where unknown.
         setting_tolerance: of aperture, exposure and ISO, as a fraction: cameras round 1/60 s to 0.0166 s,
             and f/20 and f/22 differ by 10 %.
     """
@@ -54,6 +58,7 @@ class Rig:
     settle_s: float
     focal_tolerance: float
     setting_tolerance: float
+    distortion: LensTable = ()
 
 
 def read_rig(path: Path) -> Rig:
@@ -79,6 +84,17 @@ def installed_files() -> dict[str, str]:
     """The TOML of the rigs that came with srraw, by file name."""
     files = [file for file in resources.files("capture_rigs").iterdir() if file.name.endswith(".toml")]
     return {file.name: file.read_text(encoding="utf-8") for file in sorted(files, key=lambda f: f.name)}
+
+
+def with_distortion(toml: str, table: LensTable) -> str:
+    """A rig's TOML with a table of distortion, in the place of one that it may have."""
+    kept, inside = [], False
+    for line in toml.splitlines():
+        inside = line.split("#")[0].strip() == f"[{DISTORTION}]" or (inside and not line.startswith("["))
+        if not inside:
+            kept.append(line)
+    rows = [f'"{focal:g}" = [{k1:.6f}, {k2:.6f}]' for focal, k1, k2 in sorted(table)]
+    return "\n".join([*"\n".join(kept).rstrip().splitlines(), "", f"[{DISTORTION}]", *rows, ""])
 
 
 def find_rig(name_or_file: str) -> Rig:
@@ -140,9 +156,10 @@ def _rig_of(text: str, source: str) -> Rig:
             raise refuse(f"'{name}.{unknown[0]}' is no key of a rig; there are {', '.join(TABLES[name])}")
         return value
 
-    unknown = sorted(set(record) - set(WORDS) - set(TABLES))
+    known = (*WORDS, *TABLES, DISTORTION)
+    unknown = sorted(set(record) - set(known))
     if unknown:
-        raise refuse(f"{unknown[0]!r} is no key of a rig; there are {', '.join((*WORDS, *TABLES))}")
+        raise refuse(f"{unknown[0]!r} is no key of a rig; there are {', '.join(known)}")
     name, ring = record.get("name"), record.get("ring", "person")
     if not isinstance(name, str) or not name:
         raise refuse("'name' is missing")
@@ -176,7 +193,24 @@ def _rig_of(text: str, source: str) -> Rig:
         settle_s=float(settle),
         focal_tolerance=float(tolerances["focal"]),
         setting_tolerance=float(tolerances["setting"]),
+        distortion=_lens_table(record.get(DISTORTION, {}), refuse),
     )
+
+
+def _lens_table(record: Any, refuse: Any) -> LensTable:
+    """The table of distortion, [k1, k2] by focal length in mm, in their order."""
+    rows = []
+    for focal, terms in record.items() if isinstance(record, dict) else [("", record)]:
+        try:
+            k1, k2 = terms
+            of_frame(k1, k2, (2, 2))
+            if not 0 < float(focal) < math.inf:
+                raise ValueError("no focal length")
+            rows.append((float(focal), float(k1), float(k2)))
+        except (TypeError, ValueError) as error:
+            problem = f"'{DISTORTION}.{focal} = {terms!r}' is not [k1, k2] of a lens at a focal length in mm"
+            raise refuse(problem) from error
+    return tuple(sorted(rows))
 
 
 def _words(value: Any, key: str, refuse: Any) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ def test_a_target_is_resampled_where_the_map_says(scale, rotation, dx, dy):
     plane = np.stack([1000 + 300 * x, 2000 + 400 * y, 5000 + 100 * x + 50 * y], -1).astype(np.uint16)
     centre = geometry.translation(width / 2 + dx, height / 2 + dy)
     target_to_high = centre @ geometry.similarity(scale, rotation, 0, 0) @ geometry.translation(-20, -15)
-    target, valid = warp_target(plane, target_to_high, (30, 40))
+    target, valid = warp_target(plane, target_to_high, np.eye(3), (30, 40))
     points = geometry.apply(target_to_high, np.stack(np.meshgrid(np.arange(40), np.arange(30)), -1))
     u, v = points[..., 0], points[..., 1]
     expected = np.stack([1000 + 300 * u, 2000 + 400 * v, 5000 + 100 * u + 50 * v], -1)

@@ -97,8 +97,10 @@ def test_whoever_stops_iterating_ends_the_work(tmp_path):
 def test_an_interrupt_ends_the_work_without_words_from_the_processes(tmp_path):
     files = [tmp_path / "one", tmp_path / "two"]
     code = (
-        "import test_parallel as t\n"
+        "import signal, test_parallel as t\n"
         "if __name__ == '__main__':\n"
+        # What a script runs in the background ignores interrupts, and so would this.
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"    list(t.map_items(t.work, [(str(f), 600) for f in {[str(f) for f in files]}], jobs=2))"
     )
     (tmp_path / "program.py").write_text(code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from srraw_tools.terminal import print_table, with_progress
 
 if TYPE_CHECKING:
     from srraw_tools.align import SequenceAlignment
+    from srraw_tools.distortion import LensTable
 
 
 @click.command("align")
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     help="Expected error in pixels of the long shot above which a pair is rejected.",
 )
 @click.option("--nominal-scale", is_flag=True, help="Take the scale from EXIF instead of refining it.")
+@click.option(
+    "--rig", "rig_name", help="Undo the lens distortion that this rig (a name or a TOML file) tells."
+)
 @click.option("--flow", is_flag=True, help="Also write the dense flow that remains in a pair, and its mask.")
 @click.option(
     "--report",
@@ -69,6 +72,7 @@ def align(
     motion: str,
     nominal_scale: bool,
     max_error_px: float,
+    rig_name: str | None,
     flow: bool,
     page: Path | None,
     out: Path | None,
@@ -105,6 +109,7 @@ def align(
         motion=motion,
         nominal_scale=nominal_scale,
         max_error_px=max_error_px,
+        distortions=_distortions_of(rig_name) if rig_name else (),
         flow=flow,
         out=out,
         overwrite=overwrite,
@@ -131,6 +136,19 @@ def align(
     finish(failures, wrong_use=misuses == len(failures))
 
 
+def _distortions_of(rig_name: str) -> LensTable:
+    from srraw_tools.rig import find_rig
+
+    rig = find_rig(rig_name)
+    if not rig.distortion:
+        raise UserError(
+            f"The rig {rig.name} tells no distortion of its lens.",
+            f"Find it with 'srraw calibrate lens --rig {rig_name}'.",
+            wrong_use=True,
+        )
+    return rig.distortion
+
+
 def _write_report(
     page: Path, folders: list[Path], failures: list[str], where: dict[str, Any], *, quiet: bool
 ) -> list[str]:
@@ -152,7 +170,7 @@ def _write_report(
 def _alignment_record(result: SequenceAlignment) -> dict[str, Any]:
     return {
         "skipped": result.skipped,
-        "pairs": [asdict(pair) for pair in result.pairs],
+        "pairs": [pair.record() for pair in result.pairs],
         "warnings": result.warnings,
         "failures": result.failures,
     }
