@@ -2,6 +2,7 @@
 
     python benchmarks/align.py --sequences 12 --cache DIR
     python benchmarks/align.py --only default --only "ISO 6400" --sequences 4 --methods srraw,ecc,recipe
+    python benchmarks/align.py --only "distortion 3 %" --rig FILE (from srraw calibrate lens)
 
 One row for a difficulty and a method. Errors are mean distances over the corners of the crop from the exact
 point map of the farthest layer, in pixels of the long shot. Columns:
@@ -40,10 +41,12 @@ import numpy as np
 import numpy.typing as npt
 from difficulties import DIFFICULTIES, make
 
-from srraw_tools import geometry
+from srraw_tools import distortion, geometry
 from srraw_tools.align import align_sequence
+from srraw_tools.distortion import STRAIGHT, Lenses, LensTable
 from srraw_tools.geometry import Matrix
 from srraw_tools.raw import luminance, read_raw
+from srraw_tools.rig import find_rig
 from srraw_tools.sequence import choose_pairs, read_sequence
 from srraw_tools.simulate.shoot import point_map, read_truth
 from srraw_tools.starts import centred_start
@@ -63,6 +66,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--only", action="append", choices=list(DIFFICULTIES), metavar="DIFFICULTY")
     parser.add_argument("--methods", default="srraw", help=f"of {','.join(METHODS)}")
+    parser.add_argument("--rig", help="whose lens distortion srraw undoes, a TOML file")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--cache", type=Path, help="keep the simulated sequences here")
     parser.add_argument("--json", type=Path, help="write every pair here")
@@ -70,6 +74,7 @@ def main() -> None:
     methods = arguments.methods.split(",")
     if not set(methods) <= set(METHODS):
         parser.error(f"--methods takes some of {','.join(METHODS)}")
+    lens = find_rig(arguments.rig).distortion if arguments.rig else ()
     everything: list[dict] = []
     print(f"{'':19s}{'':7s}pairs  <.25   <.5    <1  median wrong lost   <2E  >E/2     s   MB", flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +85,9 @@ def main() -> None:
             for method in methods:
                 rows = [
                     record
-                    for records in _each(_sequence, [(*task, method) for task in wanted], arguments.jobs)
+                    for records in _each(
+                        _sequence, [(*task, method, lens) for task in wanted], arguments.jobs
+                    )
                     for record in records
                 ]
                 everything += rows
@@ -106,19 +113,19 @@ def _made(task: tuple[str, int, int, Path]) -> Path:
     return make(*task)
 
 
-def _sequence(task: tuple[str, int, int, Path, str]) -> list[dict]:
+def _sequence(task: tuple[str, int, int, Path, str, LensTable]) -> list[dict]:
     """One record for every pair of a sequence."""
     cv2.setNumThreads(1)
-    name, number, seed, cache, method = task
+    name, number, seed, cache, method, lens = task
     folder = make(name, number, seed, cache)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as out:
-        found = _by_srraw(folder, Path(out)) if method == "srraw" else _by_ecc(folder, method)
+        found = _by_srraw(folder, Path(out), lens) if method == "srraw" else _by_ecc(folder, method)
     seconds = time.perf_counter() - started
     truth = read_truth(folder)
     zooms = {(pair["low"], pair["high"]): pair["zoom"] for pair in truth["pairs"]}
     records = []
-    for (low, high), (matrix, expected, reason) in found.items():
+    for (low, high), (matrix, expected, reason, *lenses) in found.items():
         best = _best_error(truth, low, high)
         records.append(
             {
@@ -128,7 +135,7 @@ def _sequence(task: tuple[str, int, int, Path, str]) -> list[dict]:
                 "low": low,
                 "high": high,
                 "zoom": zooms.get((low, high)),
-                "error": None if matrix is None else _error(truth, low, high, matrix),
+                "error": None if matrix is None else _error(truth, low, high, matrix, *lenses),
                 "expected": expected,
                 "reason": reason,
                 "best": best,
@@ -140,18 +147,20 @@ def _sequence(task: tuple[str, int, int, Path, str]) -> list[dict]:
     return records
 
 
-# By low and high shot: the map, None where it is rejected; the error that is expected; why it is rejected.
-Found = dict[tuple[str, str], tuple[Matrix | None, float | None, str | None]]
+# By low and high shot: the map, None where it is rejected; the error that is expected; why it is rejected;
+# and the lenses, where they are known.
+Found = dict[tuple[str, str], tuple]
 
 
-def _by_srraw(folder: Path, out: Path) -> Found:
+def _by_srraw(folder: Path, out: Path, lens: LensTable) -> Found:
     return {
         (p.low, p.high): (
             np.array(p.low_to_high) if p.status == "ok" else None,
             p.expected_error_px,
             p.reason,
+            p.lenses,
         )
-        for p in align_sequence(folder, out=out).pairs
+        for p in align_sequence(folder, out=out, distortions=lens).pairs
     }
 
 
@@ -212,10 +221,10 @@ def _chained(
     }
 
 
-def _error(truth: dict, low: str, high: str, matrix: Matrix) -> float:
+def _error(truth: dict, low: str, high: str, matrix: Matrix, lenses: Lenses = STRAIGHT) -> float:
     size = tuple(truth["size"])
-    corners = geometry.crop_corners(geometry.view_or_frame(matrix, size, size))
-    apart = geometry.apply(matrix, corners) - point_map(truth, low, high, corners)
+    corners = geometry.crop_corners(distortion.view_or_frame(matrix, size, size, lenses))
+    apart = distortion.map_points(matrix, lenses, corners) - point_map(truth, low, high, corners)
     return float(np.linalg.norm(apart, axis=1).mean())
 
 

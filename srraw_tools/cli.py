@@ -6,6 +6,7 @@ import click
 
 from srraw_tools import __version__
 from srraw_tools.commands.align import align
+from srraw_tools.commands.calibrate import calibrate
 from srraw_tools.commands.capture import capture, rigs
 from srraw_tools.commands.import_ import import_files
 from srraw_tools.commands.inspect import inspect
@@ -19,5 +20,5 @@ def main() -> None:
     """Make real zoom data with your camera: capture, align, pack."""
 
 
-for command in (capture, import_files, simulate, align, pack, inspect, rigs):
+for command in (capture, import_files, simulate, align, pack, inspect, rigs, calibrate):
     main.add_command(command)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from srraw_tools import geometry, shards
 from srraw_tools.alignment import ALIGNMENT_FILE, PairAlignment, aligned_inputs, read_alignment
-from srraw_tools.distortion import STRAIGHT, Lenses, warp
+from srraw_tools.distortion import STRAIGHT, Distortion, Lenses, warp
 from srraw_tools.errors import UserError
 from srraw_tools.exif import is_picture
 from srraw_tools.files import sha256_of
@@ -421,6 +421,8 @@ def _make_pair(
         target_exposure_time=high.exif.exposure_s,
         target_f_number=high.exif.f_number,
         target_camera=high.exif.camera,
+        distortion_low=_terms(alignment.distortion_low),
+        distortion_high=_terms(alignment.distortion_high),
         input_hash=input_hash,
     )
     return pair, data
@@ -433,6 +435,10 @@ def _light_of(
     if isinstance(high, Picture):
         return linear_light(high), None, (1.0,) * 4, np.eye(3)
     return high.camera_rgb, high.cfa, high.camera_wb, high.color_matrix
+
+
+def _terms(lens: Distortion | None) -> tuple[float, ...] | None:
+    return None if lens is None else (lens.k1, lens.k2, *lens.centre, lens.normaliser)
 
 
 def _record(task: _Task, status: str, reason: str | None = None) -> PackedPair:

@@ -97,6 +97,14 @@ def with_distortion(toml: str, table: LensTable) -> str:
     return "\n".join([*"\n".join(kept).rstrip().splitlines(), "", f"[{DISTORTION}]", *rows, ""])
 
 
+def toml_of(name_or_file: str) -> str:
+    """The TOML of a rig; raises as `find_rig`."""
+    rig = find_rig(name_or_file)
+    if name_or_file.endswith(".toml"):
+        return Path(name_or_file).read_text(encoding="utf-8")
+    return installed_files()[f"{rig.name}.toml"]
+
+
 def find_rig(name_or_file: str) -> Rig:
     """A rig by its name, or by the path of its TOML file.
 

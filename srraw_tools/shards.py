@@ -45,7 +45,8 @@ class Pair:
 
     `color_matrix` and `target_color_matrix` map white-balanced camera RGB to linear sRGB.
     `gain` (R, G, B) multiplies the target to match the low shot's exposure. What is unknown is None;
-    `target_cfa` is, where the long shot is a picture, whose target is sRGB.
+    `target_cfa` is, where the long shot is a picture, whose target is sRGB. `distortion_low` and
+    `distortion_high` are k1, k2, centre x, y and normaliser, where `low_to_high` maps undistorted coordinates.
     """
 
     name: str
@@ -76,6 +77,8 @@ class Pair:
     target_exposure_time: float | None = None
     target_f_number: float | None = None
     target_camera: str | None = None
+    distortion_low: tuple[float, ...] | None = None
+    distortion_high: tuple[float, ...] | None = None
     input_hash: str = ""
 
     @property

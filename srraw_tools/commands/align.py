@@ -95,6 +95,7 @@ def align(
 
     if page is not None:
         check_page(page)
+    distortions = _distortions_of(rig_name) if rig_name else ()
     folders = find_sequences(paths or (Path("sequences"),))
     if dry_run:
         for folder in folders:
@@ -109,7 +110,7 @@ def align(
         motion=motion,
         nominal_scale=nominal_scale,
         max_error_px=max_error_px,
-        distortions=_distortions_of(rig_name) if rig_name else (),
+        distortions=distortions,
         flow=flow,
         out=out,
         overwrite=overwrite,

@@ -235,10 +235,10 @@ def rigs(name: str | None, as_json: bool) -> None:
 
     Example: srraw rigs --show sony-fe-24-240 > mine.toml
     """
-    from srraw_tools.rig import find_rig, installed_files, installed_rigs
+    from srraw_tools.rig import installed_rigs, toml_of
 
     if name:
-        click.echo(installed_files()[f"{find_rig(name).name}.toml"], nl=False)
+        click.echo(toml_of(name), nl=False)
         return
     found = installed_rigs()
     if as_json:
