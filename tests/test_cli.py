@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from srraw_tools.cli import main
+from srraw_tools.files import read_json, write_json
 from srraw_tools.simulate.dng import write_dng
 
 XTRANS = "GGRGGBGGBGGRBRGRBGGGBGGRGGRGGBRBGBRG"
@@ -137,6 +138,17 @@ def test_align_and_pack_print_tables_of_80_columns_and_json(sequences):
     result = srraw("pack", sequences, "--out", out, "--zoom", "4")
     assert f"{out}: 6 pairs packed, 0 were there before." in result.stdout
     assert "--split-file" in result.stderr  # two sequences do not fill three splits
+
+
+def test_a_dry_run_names_the_shots_whose_zoom_only_the_images_show(sequences, tmp_path):
+    folder = sorted(path for path in sequences.iterdir() if path.is_dir())[0]
+    record = read_json(folder / "sequence.json")
+    record["shots"][0] |= {"focal_mm": None, "focal_planned": None}
+    (tmp_path / "00009").mkdir()
+    write_json(tmp_path / "00009" / "sequence.json", record)
+    result = srraw("align", tmp_path, "--dry-run")
+    assert result.exit_code == 0
+    assert record["shots"][0]["file"] in result.stdout
 
 
 def test_dry_runs_say_what_would_be_done_and_do_nothing(sequences):

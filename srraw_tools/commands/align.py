@@ -25,6 +25,7 @@ from srraw_tools.terminal import print_table, with_progress
 if TYPE_CHECKING:
     from srraw_tools.align import SequenceAlignment
     from srraw_tools.distortion import LensTable
+    from srraw_tools.sequence import Sequence
 
 
 @click.command("align")
@@ -91,7 +92,7 @@ def align(
     """
     from srraw_tools.align import align_sequences
     from srraw_tools.report import check_page
-    from srraw_tools.sequence import choose_pairs, find_sequences, read_sequence
+    from srraw_tools.sequence import find_sequences, read_sequence
 
     if page is not None:
         check_page(page)
@@ -99,10 +100,7 @@ def align(
     folders = find_sequences(paths or (Path("sequences"),))
     if dry_run:
         for folder in folders:
-            sequence = read_sequence(folder)
-            pairs = [(z, *pair) for z in zooms for pair in choose_pairs(sequence, z)]
-            names = ", ".join(f"{z}X {low.focal_nominal:g}-{high.focal_nominal:g}" for z, low, high in pairs)
-            click.echo(f"{folder}: {names or 'no pairs'}")
+            click.echo(f"{folder}: {_planned(read_sequence(folder), zooms)}")
         return
     results = align_sequences(
         folders,
@@ -135,6 +133,19 @@ def align(
         where = {"alignments": out, "jobs": jobs, "scheduler": scheduler}
         failures += _write_report(page, [r.folder for r in done], failures, where, quiet=quiet or as_json)
     finish(failures, wrong_use=misuses == len(failures))
+
+
+def _planned(sequence: Sequence, zooms: tuple[int, ...]) -> str:
+    """The pairs that would be registered, as far as is known before the images are seen."""
+    from srraw_tools.sequence import choose_pairs, foreign_shots
+
+    pairs = [(zoom, *pair) for zoom in zooms for pair in choose_pairs(sequence, zoom)]
+    parts = [f"{zoom}X {low.focal_nominal:g}-{high.focal_nominal:g}" for zoom, low, high in pairs]
+    foreign = foreign_shots(sequence)
+    unknown = [s.file for s in sequence.shots if s.focal_nominal is None or s.file in foreign]
+    if unknown:
+        parts.append(f"and those of {', '.join(unknown)}, whose zoom only the images show")
+    return ", ".join(parts) or "no pairs"
 
 
 def _distortions_of(rig_name: str) -> LensTable:
