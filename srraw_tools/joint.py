@@ -19,6 +19,7 @@ from srraw_tools.adjustment import Adjustment, Link, adjust, connected
 from srraw_tools.distortion import Distortion, Lenses
 from srraw_tools.ecc import Image
 from srraw_tools.geometry import Matrix
+from srraw_tools.parallax import depths
 
 MAX_ERROR_PX = 0.75  # expected, above which a pair is not taken for right, unless the user says otherwise
 CAUTION = 1.1  # errors that blocks and links have in common beyond what the adjustment knows of
@@ -208,9 +209,12 @@ def _judged(
         direct.link.departure_px(low_to_high) * direct.link.departure_px(low_to_high, corners)
     )
     departure = math.hypot(departure, _bent_chain_px(links, adjustment, *pair))
+    low_height, low_width = sizes[pair[0]]
+    centre = (low_width - 1) / 2, (low_height - 1) / 2
+    parallax = depths(links, adjustment, sizes).error_px(low_to_high, corners, centre)
     parts = (
         CAUTION * adjustment.error_px(*pair, corners),
-        departure,
+        max(departure, parallax),  # the same blocks cause both
         direct.link.ambiguity_px(low_to_high, corners),
     )
     error = math.hypot(*parts)
@@ -219,11 +223,13 @@ def _judged(
     if agreeing < MIN_AGREEING:
         reason = f"only {agreeing:.0%} of the picture lies as one surface: a moving scene or parallax"
     elif error > max_error_px:
-        reason = f"the expected error is {error:.1f} px: " + (
-            "distortion of the lens, parallax, or a motion too simple"
-            if departure > error / 2
-            else "too little detail"
-        )
+        if parallax > max(departure, error / 2):
+            why = "parallax, for part of the picture lies farther than what the map follows"
+        elif departure > error / 2:
+            why = "distortion of the lens, parallax, or a motion too simple"
+        else:
+            why = "too little detail"
+        reason = f"the expected error is {error:.1f} px: {why}"
     return PairRegistration(low_to_high, direct.score, direct.residual_px, error, reason)
 
 

@@ -31,6 +31,7 @@ NOUNS = {
     "starts",
     "ecc",
     "adjustment",
+    "parallax",
     "registration",
     "joint",
     "gain",
