@@ -26,7 +26,6 @@ CONSENSUS_TRIES = 400  # pairs of blocks from which a first map is drawn
 FEWEST_FOR_BENDING = 24  # blocks from which more than an affine field can be told
 AFFINE_TERMS = 6
 PRIOR_FREEDOM = 4.0  # degrees of freedom with which the links' own deviations are believed
-MEDIAN_OF_CHI2 = 1.386  # of two degrees of freedom
 DIVIDED = 0.3  # share of blocks that do not follow, from which a picture is divided between two maps
 AGREEING_OF_CHANCE = 0.85  # mean weight of blocks with nothing but Gaussian errors
 CHANCE_OF_CHI2 = 40.0  # of the nine degrees of freedom of a field, that chance hardly exceeds
@@ -126,13 +125,14 @@ class Adjustment:
         to_reference: 3x3 by the shot's name.
         contradiction: how far the links deviate from the common maps, in their own deviations; 1 is what
             chance alone gives.
+        motion: a key of ecc.GENERATORS.
     """
 
     to_reference: Mapping[str, Matrix]
     contradiction: float
+    motion: str
     _frames: Mapping[str, Matrix]
     _covariance: Array
-    _motion: str
 
     def low_to_high(self, low: str, high: str) -> Matrix:
         """The map between two of the shots."""
@@ -146,23 +146,36 @@ class Adjustment:
             return _between(maps, low, high, points)
 
         _, *moving = self._frames  # in the order of the covariance
-        parts = [_derivative(self.to_reference, s, self._frames[s], self._motion, mapped) for s in moving]
+        parts = [_derivative(self.to_reference, s, self._frames[s], self.motion, mapped) for s in moving]
         derivative = np.concatenate(parts, axis=-1).reshape(-1, len(self._covariance))
         variances = np.einsum("na,ab,nb->n", derivative, self._covariance, derivative)
         return float(np.sqrt(2 * variances.mean()))
 
 
 def fit_link(
-    low: str, high: str, start: Matrix, shifts: LocalShifts, motion: str, low_size: tuple[int, int]
+    low: str,
+    high: str,
+    start: Matrix,
+    shifts: LocalShifts,
+    motion: str,
+    low_size: tuple[int, int],
+    *,
+    settled: bool = False,
 ) -> Link:
     """The map of a motion that fits local shifts best, blocks that do not lie on one surface set aside.
 
     How much neighbouring blocks differ, not the noise of their pixels, says how sure each is. The map that
     most blocks agree on comes first, so that a nearer plane or something that moved does not draw it away;
     from there a smooth surface grows over what distortion bends; the map is fitted to all of that surface.
+
+    Args:
+        settled: other links say that the start is right but for its last fraction of a pixel, and flat:
+            blocks that do not follow it, though they may be most, have moved or are nearer.
     """
     unit_to_frame = _unit_to_frame(low_size)
-    spread = _local_spread(shifts, start)
+    # Where the picture is divided, more neighbours than not may differ because they lie on two planes.
+    quantile = 0.25 if settled else 0.5
+    spread = _local_spread(shifts, start, quantile)
     information = np.linalg.inv(shifts.covariance * spread)
 
     def fitted(matrix: Matrix, information: Array, weights: Array | None) -> Matrix:
@@ -181,15 +194,20 @@ def fit_link(
             matrix = _moved(matrix, unit_to_frame, motion, step)
         return matrix / matrix[2, 2]
 
-    dominant = fitted(_consensus(shifts, information, start, motion), information, None)
+    begin = start if settled else _consensus(shifts, information, start, motion)
+    dominant = fitted(begin, information, None)
     residual = shifts.found - geometry.apply(dominant, shifts.points)
     weights = _tukey(residual, information)
     # Blocks that were set aside have neighbours that were drawn a little, and were not.
     doubt = max(1.0, AGREEING_OF_CHANCE / float(weights.mean())) ** 4
-    surface = _grown_surface(dominant, shifts.points, residual, information, weights)
+    surface = (
+        Surface(dominant, np.eye(3), np.zeros(0), 0.0, float(weights.mean()), float(weights.mean()))
+        if settled
+        else _grown_surface(dominant, shifts.points, residual, information, weights)
+    )
     left = shifts.found - surface.found(shifts.points)
     # What the surface leaves may scatter more than neighbours differ.
-    spread *= max(1.0, float(np.median(_squared(left, information))) / MEDIAN_OF_CHI2)
+    spread *= _excess(_squared(left, information), quantile)
     weights = _tukey(left, np.linalg.inv(shifts.covariance * spread))
     # Where the map cannot follow the surface, every block of it counts, not those alone that are sharp.
     bent = np.sqrt(surface.reality) * (surface.found(shifts.points) - geometry.apply(dominant, shifts.points))
@@ -203,7 +221,7 @@ def fit_link(
     return replace(link, shifts=replace(shifts, covariance=shifts.covariance * spread * doubt + shared))
 
 
-def _local_spread(shifts: LocalShifts, start: Matrix) -> float:
+def _local_spread(shifts: LocalShifts, start: Matrix, quantile: float) -> float:
     """By how much the variance of the blocks' shifts exceeds the one stated, from neighbours' differences."""
     residual = shifts.found - geometry.apply(start, shifts.points)
     first, second = _neighbours(shifts.cells)
@@ -212,7 +230,13 @@ def _local_spread(shifts: LocalShifts, start: Matrix) -> float:
     difference = residual[first] - residual[second]
     expected = shifts.covariance[first] + shifts.covariance[second]
     squared = _squared(difference, np.linalg.inv(expected))
-    return max(1.0, float(np.median(squared)) / MEDIAN_OF_CHI2)
+    return _excess(squared, quantile)
+
+
+def _excess(squared: Array, quantile: float) -> float:
+    """By how much a quantile of squared deviations of points exceeds that of chance, 1 at least."""
+    of_chi2 = -2 * np.log(1 - quantile)  # of two degrees of freedom
+    return max(1.0, float(np.quantile(squared, quantile)) / of_chi2)
 
 
 def _neighbours(cells: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -325,7 +349,7 @@ def adjust(links: Sequence[Link], sizes: Mapping[str, tuple[int, int]], motion: 
     freedom = size * (len(links) - len(shots) + 1)
     deviation = (float(best.trust @ best.excess) + PRIOR_FREEDOM) / (freedom + PRIOR_FREEDOM)
     covariance = np.linalg.pinv(best.normal) * max(1.0, deviation)
-    return Adjustment(best.maps, float(np.sqrt(deviation)), frames, covariance, motion)
+    return Adjustment(best.maps, float(np.sqrt(deviation)), motion, frames, covariance)
 
 
 @dataclass(frozen=True)

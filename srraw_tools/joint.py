@@ -24,7 +24,10 @@ from srraw_tools.parallax import depths
 MAX_ERROR_PX = 0.75  # expected, above which a pair is not taken for right, unless the user says otherwise
 CAUTION = 1.1  # errors that blocks and links have in common beyond what the adjustment knows of
 BENT_CHAIN = 2.5  # error at the corners of the middle, over the departure of a radially distorted view
+CONTRADICTION = 3.0  # deviations by which a pair says something else than its neighbours
+MIN_FOLLOWING = 0.8  # of as many blocks as follow the pair's own map, that confirm the neighbours' one
 MIN_AGREEING = 0.5  # share of the blocks that must follow one map
+MIN_CONFIRMING = 0.35  # where it is that of the neighbours' links
 FOCAL_TOLERANCE = 0.05  # between the focal length that EXIF tells and the one that the images show
 
 
@@ -134,6 +137,26 @@ def register_pairs(
             )
             if again.reason is None:
                 found[low, high] = again
+    chain, confirmed = _trusted(neighbours), set()
+    for pair in ratios.keys() - neighbours.keys():
+        tying = _tying(chain, *pair, sizes, motion)
+        direct = found[pair].link
+        if tying is None or direct is None or not _contradicts(direct, tying, chain, sizes):
+            continue
+        low, high = pair
+        again = registration.measure(
+            images[low],
+            images[high],
+            tying.low_to_high(low, high),
+            motion=motion,
+            names=pair,
+            lenses=(lenses.get(low), lenses.get(high)),
+            settled=True,
+        )
+        follow = 0.0 if again.link is None else again.link.surface.dominant
+        if again.reason is None and follow > MIN_FOLLOWING * direct.surface.dominant:
+            found[pair] = again
+            confirmed.add(pair)
     links = _trusted(found)
     return {
         pair: _judged(
@@ -144,6 +167,7 @@ def register_pairs(
             links,
             max_error_px,
             (lenses.get(pair[0]), lenses.get(pair[1])),
+            pair in confirmed,
         )
         for pair in ratios
     }
@@ -185,6 +209,22 @@ def _tying(
     return None
 
 
+def _contradicts(
+    direct: Link, chain: Adjustment, links: Sequence[Link], sizes: Mapping[str, tuple[int, int]]
+) -> bool:
+    """Whether a pair's own blocks say anything else than the chain of its neighbours' links."""
+    pair = direct.low, direct.high
+    low_to_high = chain.low_to_high(*pair)
+    corners = geometry.crop_corners(geometry.view_or_frame(low_to_high, *(sizes[shot] for shot in pair)))
+    alone = adjust([direct], sizes, chain.motion).error_px(*pair, corners)
+    error = math.hypot(chain.error_px(*pair, corners), _bent_chain_px(links, chain, *pair))
+    apart = geometry.apply(low_to_high, corners) - geometry.apply(direct.low_to_high, corners)
+    return (
+        math.sqrt((apart**2).sum(axis=1).mean()) > CONTRADICTION * math.hypot(alone, error)
+        or direct.departure_px(low_to_high, corners) > CONTRADICTION * error
+    )
+
+
 def _judged(
     direct: registration.Registration,
     adjustment: Adjustment | None,
@@ -193,6 +233,7 @@ def _judged(
     links: Sequence[Link],
     max_error_px: float,
     lenses: Lenses,
+    confirmed: bool,
 ) -> PairRegistration:
     if direct.reason or direct.link is None or adjustment is None:
         reason = direct.reason or "too little of the picture can be measured"
@@ -215,12 +256,13 @@ def _judged(
     parts = (
         CAUTION * adjustment.error_px(*pair, corners),
         max(departure, parallax),  # the same blocks cause both
-        direct.link.ambiguity_px(low_to_high, corners),
+        # Which of two maps is meant, the neighbours' links say where they confirm one.
+        0.0 if confirmed else direct.link.ambiguity_px(low_to_high, corners),
     )
     error = math.hypot(*parts)
     agreeing = direct.link.surface.agreeing
     reason = None
-    if agreeing < MIN_AGREEING:
+    if agreeing < (MIN_CONFIRMING if confirmed else MIN_AGREEING):
         reason = f"only {agreeing:.0%} of the picture lies as one surface: a moving scene or parallax"
     elif error > max_error_px:
         if parallax > max(departure, error / 2):

@@ -114,10 +114,11 @@ def measure(
     motion: str = "similarity",
     names: tuple[str, str] = ("low", "high"),
     lenses: Lenses = STRAIGHT,
+    settled: bool = False,
 ) -> Registration:
     """Find blocks of the low image in the high one, from a map that is right to a pixel or two, and judge.
 
-    Args as `register`.
+    Args as `register`; settled as adjustment.fit_link.
     """
     noise = max(_noise(low), _noise(high))
     low_to_high, link, softer_px = start, None, 0.0
@@ -130,7 +131,7 @@ def measure(
         if shifts is None:
             reason = _why_not(low, high) or "too little of the picture can be measured"
             return Registration(low_to_high, _score(level, low_to_high), None, float("inf"), reason)
-        link = fit_link(*names, low_to_high, shifts, motion, low.shape)
+        link = fit_link(*names, low_to_high, shifts, motion, low.shape, settled=settled)
         moved = geometry.apply(link.low_to_high, shifts.points) - geometry.apply(low_to_high, shifts.points)
         low_to_high = link.low_to_high
         if number and np.abs(moved).max() < CONVERGED_PX:

@@ -141,3 +141,17 @@ def test_links_fall_into_the_parts_that_they_tie():
     ]
     with pytest.raises(ValueError, match="tie"):
         adjust(links, dict.fromkeys(maps, SIZE), "similarity")
+
+
+def test_a_settled_map_holds_though_as_many_blocks_lie_on_another_plane():
+    maps, rng = shots(7), np.random.default_rng(7)
+    low_to_high = np.linalg.inv(maps["100"]) @ maps["35"]
+    flat = shifts(low_to_high, rng, 0.1)
+    nearer = rng.random(len(flat.points)) < 0.55
+    found = flat.found + nearer[:, None] * (flat.found - (527.5, 351.5)) * -0.01
+    divided = LocalShifts(flat.points, found, flat.covariance, flat.cells)
+    link = fit_link("35", "100", low_to_high, divided, "similarity", SIZE, settled=True)
+    assert 0.35 < link.surface.dominant < 0.6
+    corners = geometry.even_crop_of_view(low_to_high, SIZE, SIZE)
+    assert geometry.corner_error_px(link.low_to_high, low_to_high, corners) < 0.5
+    assert link.departure_px(link.low_to_high) == 0
