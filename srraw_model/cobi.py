@@ -19,24 +19,16 @@ smaller D', then to the lower index. The largest array is a tile of the cost mat
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from srraw_model.matching import Problem, problems
+from srraw_model.search import search
+
 SOURCE_STRIP = 4096  # source features held at a time
-SOURCE_TILE = 512  # rows of a cost tile
-TARGET_TILE = 4096  # columns of a cost tile
-BLOCK = 128  # targets that share a lower bound, and are ranked together
-
-TIE = 1e-12  # costs, and spatial distances, that differ by less are equal
-NO_LENGTH = 1e-13  # a centred feature shorter than this, relative to the target's features, is only rounding
-
-FLOAT32_ROUNDOFF = 2.0**-24
-# What a matrix product may round its float32 factors to: TF32 with "high", bfloat16 with "medium".
-PRODUCT_ROUNDOFF = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
 
 
 @dataclass(frozen=True)
@@ -142,8 +134,8 @@ def match(
     """
     chosen = []
     with torch.no_grad():
-        for problem in _problems(source, target, patch, stride, weight_spatial, distance):
-            index = _search(problem)
+        for problem in problems(source, target, patch, stride, weight_spatial, distance):
+            index = search(problem)
             positions = torch.arange(problem.source.count, device=index.device)
             spatial = problem.spatial_distances(positions, index)
             feature = torch.cat(
@@ -179,9 +171,9 @@ def _loss(
     source: Tensor, target: Tensor, patch: int, stride: int, weight_spatial: float, distance: str
 ) -> Tensor:
     losses = []
-    for problem in _problems(source, target, patch, stride, weight_spatial, distance):
+    for problem in problems(source, target, patch, stride, weight_spatial, distance):
         with torch.no_grad():
-            index = _search(problem)
+            index = search(problem)
             positions = torch.arange(problem.source.count, device=index.device)
             spatial = problem.spatial_distances(positions, index).mean()
         strips = positions.split(SOURCE_STRIP)
@@ -195,275 +187,9 @@ def _loss(
     return torch.stack(losses).mean().to(torch.promote_types(source.dtype, torch.float32))
 
 
-def _recomputed_sum(problem: _Problem, source_index: Tensor, target_index: Tensor) -> Tensor:
+def _recomputed_sum(problem: Problem, source_index: Tensor, target_index: Tensor) -> Tensor:
     return checkpoint(
         lambda: problem.feature_distances(source_index, target_index).sum(),
         use_reentrant=False,
         preserve_rng_state=False,
     )
-
-
-@dataclass(frozen=True)
-class _PatchGrid:
-    """The n x n patches of one image, gathered on demand; a feature map is the case n = 1.
-
-    `pixels` is the image, (C, height, width) float64.
-    """
-
-    pixels: Tensor
-    patch: int
-    stride: int
-
-    @property
-    def rows(self) -> int:
-        return (self.pixels.shape[1] - self.patch) // self.stride + 1
-
-    @property
-    def columns(self) -> int:
-        return (self.pixels.shape[2] - self.patch) // self.stride + 1
-
-    @property
-    def count(self) -> int:
-        return self.rows * self.columns
-
-    def features(self, index: Tensor) -> Tensor:
-        """(K,) positions -> (K, C n^2)."""
-        channels, height, width = self.pixels.shape
-        corner = (index // self.columns * width + index % self.columns) * self.stride
-        plane, side = (torch.arange(n, device=index.device) for n in (channels, self.patch))
-        offset = plane[:, None, None] * (height * width) + side[:, None] * width + side
-        pixel = corner[:, None] + offset.reshape(1, -1)
-        return self.pixels.reshape(-1).index_select(0, pixel.reshape(-1)).reshape(pixel.shape)
-
-    def positions(self, index: Tensor) -> Tensor:
-        """(K,) positions -> (K, 2) normalised x and y, as D' takes them."""
-        column_row = torch.stack((index % self.columns, index // self.columns), dim=1)
-        return (column_row.double() + 0.5) / max(self.rows, self.columns)
-
-    def mean(self, pixels: Tensor) -> Tensor:
-        """Mean over all positions of the features of `pixels`, an image of this size: (channels,).
-
-        Every sample of a patch sees its own rectangle of the image, so the mean is a product with a matrix
-        that averages the rows which it sees, and another for the columns.
-        """
-        of_rows = self._averaging(self.rows, pixels.shape[1])
-        of_columns = self._averaging(self.columns, pixels.shape[2])
-        return (of_rows @ pixels @ of_columns.T).reshape(-1)
-
-    def _averaging(self, positions: int, length: int) -> Tensor:
-        line, within = (torch.arange(n, device=self.pixels.device) for n in (length, self.patch))
-        seen = line - within[:, None]
-        inside = (seen >= 0) & (seen < positions * self.stride) & (seen % self.stride == 0)
-        return inside.double() / positions
-
-    def tiles(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rectangles of the grid of at most TARGET_TILE positions: their index (K,), rows and columns."""
-        width = min(self.columns, TARGET_TILE)
-        height = max(1, TARGET_TILE // width)
-        device = self.pixels.device
-        for rows in torch.arange(self.rows, device=device).split(height):
-            for columns in torch.arange(self.columns, device=device).split(width):
-                yield (rows[:, None] * self.columns + columns).reshape(-1), rows, columns
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """One batch element: two grids and the distance between their features."""
-
-    source: _PatchGrid
-    target: _PatchGrid
-    weight_spatial: float
-    distance: str
-    mean: Tensor  # (C,) the target's mean feature
-    no_length: Tensor  # () a centred feature of at most this length has no direction
-
-    def features(self, grid: _PatchGrid, index: Tensor) -> Tensor:
-        """(K, C) float64, centred; of length 1 (or 0) where the distance is the cosine's."""
-        centred = grid.features(index) - self.mean
-        if self.distance == "l2":
-            return centred
-        # The root is never taken of zero, whose gradient would be infinite.
-        square = centred.square().sum(dim=1, keepdim=True)
-        has_length = square > self.no_length.square()
-        return torch.where(has_length, centred / torch.where(has_length, square, 1.0).sqrt(), 0.0)
-
-    def feature_distances(self, source_index: Tensor, target_index: Tensor) -> Tensor:
-        """(K,) and (K,) positions -> (K,) D, differentiable."""
-        p = self.features(self.source, source_index)
-        q = self.features(self.target, target_index)
-        if self.distance == "l2":
-            return torch.linalg.vector_norm(p - q, dim=1) / math.sqrt(p.shape[1])
-        return 1 - (p * q).sum(dim=1)
-
-    def spatial_distances(self, source_index: Tensor, target_index: Tensor) -> Tensor:
-        """(K,) and (K,) positions -> (K,) D'."""
-        between = self.source.positions(source_index) - self.target.positions(target_index)
-        return torch.linalg.vector_norm(between, dim=1)
-
-
-def _search(problem: _Problem) -> Tensor:
-    """The chosen target of every source position, (N,)."""
-    positions = torch.arange(problem.source.count, device=problem.mean.device)
-    return torch.cat([_search_strip(problem, strip) for strip in positions.split(SOURCE_STRIP)])
-
-
-def _search_strip(problem: _Problem, strip: Tensor) -> Tensor:
-    """The chosen targets of the source positions `strip`, (S,)."""
-    p = problem.features(problem.source, strip)
-    p_position = problem.source.positions(strip)
-
-    blocks, lower, upper = [], [], []
-    for index, rows, columns in problem.target.tiles():
-        bounds = _bounds(problem, p, p_position, index, rows, columns)
-        blocks.extend(index.split(BLOCK))
-        lower.append(bounds[0])
-        upper.append(bounds[1])
-    lower, upper = torch.cat(lower, dim=1), torch.cat(upper, dim=1)  # (S, number of blocks)
-    # Written so that a bound which overflowed to infinity or NaN excludes nothing.
-    possible = ~(lower > upper.amin(dim=1, keepdim=True))
-
-    best = torch.full_like(p[:, 0], math.inf), torch.full_like(p[:, 0], math.inf), torch.full_like(strip, -1)
-    for block, sources in zip(range(len(blocks)), possible.sum(dim=0).tolist(), strict=True):
-        if sources:
-            row = possible[:, block].nonzero().squeeze(1)
-            incumbent = tuple(values[row] for values in best)
-            found = _best_of_block(problem, p[row], p_position[row], blocks[block], incumbent)
-            for values, new in zip(best, found, strict=True):
-                values[row] = new
-    return best[2]
-
-
-def _bounds(
-    problem: _Problem, p: Tensor, p_position: Tensor, index: Tensor, rows: Tensor, columns: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Lower and upper bound of the least cost in every block of a target tile: two of (S, blocks), float32.
-
-    The cosine's costs are short of their constant 1 here. The errors allowed for are those of any order of
-    summation: a product of C terms errs by less than (C + 2) roundoffs of |p| |q|; the small integers that
-    follow leave ample room for the handful of other operations.
-    """
-    q = problem.features(problem.target, index)
-    q_position = problem.target.positions(index)
-    column_x, row_y = q_position[: len(columns), 0], q_position[:: len(columns), 1]
-    weight = problem.weight_spatial
-    channels = p.shape[1]
-    product_error = (channels + 32) * FLOAT32_ROUNDOFF + 2.1 * _product_roundoff()
-    if problem.distance == "l2":
-        p, q = p / math.sqrt(channels), q / math.sqrt(channels)
-        p_square, q_square = p.square().sum(dim=1), q.square().sum(dim=1)
-        p_reduced, q_reduced = (((1 - product_error) * square).float() for square in (p_square, q_square))
-    p32, q32 = p.float(), q.float()
-
-    tile = torch.empty(min(len(p), SOURCE_TILE), len(index), device=p.device)
-    least = []
-    for part in torch.arange(len(p), device=p.device).split(SOURCE_TILE):
-        first, last = int(part[0]), int(part[-1]) + 1
-        cost = tile[: len(part)]
-        x_square = (p_position[first:last, :1] - column_x).square().float()
-        y_square = (p_position[first:last, 1:] - row_y).square().float()
-        torch.add(
-            y_square[:, :, None], x_square[:, None, :], out=cost.view(len(part), len(rows), len(columns))
-        )
-        cost.sqrt_()
-        if problem.distance == "l2":
-            feature = p_reduced[first:last, None] + q_reduced
-            feature.addmm_(p32[first:last], q32.T, alpha=-2).clamp_(min=0).sqrt_()
-            cost.mul_(weight).add_(feature)
-        else:
-            cost.addmm_(p32[first:last], q32.T, beta=weight, alpha=-1)  # in place: autocast leaves it alone
-        least.append(torch.stack([block.amin(dim=1) for block in cost.split(BLOCK, dim=1)], dim=1))
-    least = torch.cat(least)
-
-    if problem.distance == "l2":
-        longest = torch.stack([block.amax() for block in q_square.split(BLOCK)])
-        square = (p_square[:, None] + longest).float()
-        error = 32 * FLOAT32_ROUNDOFF * (weight + square.sqrt()) + TIE
-        return least - error, least + error + (2 * product_error * square).sqrt()
-    error = product_error + 32 * FLOAT32_ROUNDOFF * weight
-    return least - error, least + error
-
-
-def _product_roundoff() -> float:
-    try:
-        precision = torch.get_float32_matmul_precision()
-    except RuntimeError:  # set by another of torch's switches, which hides it from this one
-        precision = "medium"
-    return PRODUCT_ROUNDOFF[precision]
-
-
-def _best_of_block(
-    problem: _Problem,
-    p: Tensor,
-    p_position: Tensor,
-    block: Tensor,
-    incumbent: tuple[Tensor, Tensor, Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Cost, D' and index of the best among the targets `block` and the incumbents: three of (R,)."""
-    q = problem.features(problem.target, block)
-    if problem.distance == "l2":  # differences, not products: exact for features that are equal or integers
-        feature = _differences(p, q) / math.sqrt(p.shape[1])
-    else:
-        feature = 1 - p @ q.T
-    spatial = _differences(p_position, problem.target.positions(block))
-    cost = feature + problem.weight_spatial * spatial
-
-    cost, spatial, index = (
-        torch.cat((values, old[:, None]), dim=1)
-        for values, old in zip((cost, spatial, block.expand(len(p), -1)), incumbent, strict=True)
-    )
-    tied = cost <= cost.amin(dim=1, keepdim=True) + TIE
-    tied_spatial = torch.where(tied, spatial, math.inf)
-    tied = tied_spatial <= tied_spatial.amin(dim=1, keepdim=True) + TIE
-    last = torch.iinfo(index.dtype).max
-    best = torch.where(tied, index, last).argmin(dim=1, keepdim=True)
-    return tuple(values.gather(1, best).squeeze(1) for values in (cost, spatial, index))
-
-
-def _differences(a: Tensor, b: Tensor) -> Tensor:
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _problems(
-    source: Tensor, target: Tensor, patch: int, stride: int, weight_spatial: float, distance: str
-) -> Iterator[_Problem]:
-    """Checks the arguments and sets out every batch element by itself."""
-    if distance not in ("cosine", "l2"):
-        raise ValueError(f"CoBi has no distance {distance!r}; there are 'cosine' and 'l2'.")
-    if not (math.isfinite(weight_spatial) and weight_spatial >= 0):
-        raise ValueError(f"weight_spatial must be at least 0 and finite, not {weight_spatial}.")
-    if patch < 1 or stride < 1:
-        raise ValueError(f"patch and stride must be at least 1, not {patch} and {stride}.")
-    for name, values in (("source", source), ("target", target)):
-        shape = tuple(values.shape)
-        if values.ndim != 4 or 0 in shape:
-            raise ValueError(f"The {name} must have the shape (batch, channels, height, width), not {shape}.")
-        if min(shape[2:]) < patch:
-            raise ValueError(
-                f"The {name} of {shape[2]} x {shape[3]} is smaller than a patch of {patch} x {patch}."
-            )
-        if values.is_complex() or not torch.isfinite(values).all():
-            raise ValueError(f"The {name} holds values that are not finite real numbers.")
-    if source.shape[:2] != target.shape[:2]:
-        raise ValueError(
-            "Source and target must have the same batch size and channels, "
-            f"not {tuple(source.shape[:2])} and {tuple(target.shape[:2])}."
-        )
-    if source.device != target.device:
-        raise ValueError(
-            f"The source is on {source.device}, the target on {target.device}; move one of them."
-        )
-    for source_pixels, target_pixels in zip(source.double(), target.double(), strict=True):
-        # D does not change when both are shifted alike, and constant features become exactly zero.
-        shift = target_pixels[:, :1, :1].detach()
-        source_grid = _PatchGrid(source_pixels - shift, patch, stride)
-        target_grid = _PatchGrid(target_pixels - shift, patch, stride)
-        with torch.no_grad():
-            mean_square = target_grid.mean(target_grid.pixels.square()).sum()
-        yield _Problem(
-            source=source_grid,
-            target=target_grid,
-            weight_spatial=weight_spatial,
-            distance=distance,
-            mean=target_grid.mean(target_grid.pixels),
-            no_length=NO_LENGTH * mean_square.sqrt(),
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch as replaced
 
@@ -15,13 +16,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from srraw_model import cobi
+from srraw_model import cobi, matching, search
 from srraw_model.cobi import (
     contextual_bilateral_loss,
     contextual_bilateral_rgb_loss,
     match,
     matching_statistics,
 )
+
+
+@pytest.fixture(autouse=True, scope="module", params=["plain torch", "compiled"])
+def way_of_searching(request):
+    """Everything holds for either; which one runs is otherwise decided by the size of the maps."""
+    with replaced.object(search, "SMALL", math.inf if request.param == "plain torch" else 0):
+        yield request.param
+
+
+@contextmanager
+def small_tiles(**sizes):
+    """Both ways of searching, with tiles of a few positions."""
+    block = sizes["BLOCK"]
+    with (
+        replaced.multiple(matching, **sizes),
+        replaced.multiple(search, BLOCK=block, TILE=2 * block, GROUP=2 * block, BLOCK_SIDES=(1, block)),
+    ):
+        yield
 
 
 def brute_force(source, target, weight_spatial=0.1, distance="cosine"):
@@ -105,7 +124,7 @@ def test_ties_of_integer_features_go_to_the_nearest_then_to_the_first(
         values = data.draw(st.lists(st.integers(-2, 2), min_size=count, max_size=count))
         maps.append(torch.tensor(values, dtype=torch.float32).reshape(1, channels, height, width))
     # Small tiles, so that ties lie across the borders of blocks, tiles and strips.
-    with replaced.multiple(cobi, SOURCE_STRIP=2 * tile, SOURCE_TILE=tile, TARGET_TILE=2 * tile, BLOCK=tile):
+    with small_tiles(SOURCE_STRIP=2 * tile, SOURCE_TILE=tile, TARGET_TILE=2 * tile, BLOCK=tile):
         assert_brute_force_agrees(*maps, weight_spatial, distance)
 
 
@@ -146,7 +165,7 @@ def test_close_neighbours_far_from_the_mean_are_told_apart():
     clusters, noise, more = random_maps((1, 8, 1, 1), (1, 8, 12, 12), (1, 8, 12, 12))
     sign = torch.ones(12).index_fill_(0, torch.arange(0, 12, 2), -1)
     source, target = (300 * clusters * sign + 1e-3 * values for values in (noise, more))
-    with replaced.multiple(cobi, TARGET_TILE=32, BLOCK=4):
+    with small_tiles(TARGET_TILE=32, BLOCK=4):
         for weight_spatial in (0, 1e-4):
             assert_brute_force_agrees(source, target, weight_spatial, "l2")
 
@@ -160,8 +179,12 @@ class RoundedProducts(TorchDispatchMode):
         self.products = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten.addmm_.default and args[0].dtype == torch.float32:
-            args = (args[0], *(factor.to(self.dtype).float() for factor in args[1:]))
+        if (
+            function in (torch.ops.aten.addmm_.default, torch.ops.aten.mm.out)
+            and args[-1].dtype == torch.float32
+        ):
+            *first, p, q = args
+            args = (*first, *(factor.to(self.dtype).float() for factor in (p, q)))
             self.products += 1
         return function(*args, **(kwargs or {}))
 
@@ -331,7 +354,8 @@ def test_no_array_is_larger_than_a_tile(distance):
     image, target = random_maps((1, 3, 47, 47), (1, 3, 48, 46), dtype=torch.float32)
     image.requires_grad_()
     with (
-        replaced.multiple(cobi, SOURCE_STRIP=256, SOURCE_TILE=64, TARGET_TILE=512, BLOCK=64),
+        replaced.object(cobi, "SOURCE_STRIP", 256),
+        small_tiles(SOURCE_STRIP=256, SOURCE_TILE=64, TARGET_TILE=512, BLOCK=64),
         LargestTensor() as largest,
     ):
         contextual_bilateral_rgb_loss(image, target, patch=8, distance=distance).backward()

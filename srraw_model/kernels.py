@@ -1,0 +1,319 @@
+"""Compiled inner loops of the search on the CPU (Numba), each for one thread; they release the GIL.
+
+Rows are flat arrays with unsigned offsets: only then are the loops vectorised.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from srraw_model.matching import TIE
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+U = np.uint64
+BATCH = 16  # rows of the source that are summed at a time, so that they stay in the nearest cache
+
+compiled = njit(nogil=True, error_model="numpy", cache=True)
+
+
+@compiled
+def rank_blocks(
+    p: Floats,
+    p_position: Floats,
+    first: int,
+    last: int,
+    q: Floats,
+    q_position: Floats,
+    index: Integers,
+    box: Floats,
+    bound: Floats,
+    weight: float,
+    is_l2: bool,
+    cost: Floats,
+    spatial: Floats,
+    chosen: Integers,
+) -> None:
+    """Rank targets exactly, block by block, leaving out those that cannot win.
+
+    Args:
+        p, p_position: (N, C) float64 features and (N, 2) positions of the sources, of which first to last
+            are done.
+        q, q_position: (blocks, C, K) and (blocks, 2, K), of the targets in blocks.
+        index: (blocks, K) of the targets.
+        box: (blocks, 4), least x, greatest x, least y, greatest y of a block's positions.
+        bound: (N, blocks), no greater than the least feature distance within a block; infinite leaves it out.
+        cost, spatial, chosen: (N,) of the best so far, D' and target of it; changed in place.
+    """
+    blocks, channels, width = q.shape
+    feature = np.empty(width)
+    least = np.empty(blocks)
+    for i in range(first, last):
+        x, y = p_position[i, 0], p_position[i, 1]
+        for b in range(blocks):
+            dx = max(max(box[b, 0] - x, x - box[b, 1]), 0.0)
+            dy = max(max(box[b, 2] - y, y - box[b, 3]), 0.0)
+            least[b] = bound[i, b] + weight * np.sqrt(dx * dx + dy * dy)
+        begin = np.argmin(least)
+        for k in range(-1, blocks):
+            b = begin if k < 0 else k
+            if k == begin or not least[b] <= cost[i] + TIE:
+                continue
+            feature[:] = 0.0
+            if is_l2:
+                for c in range(channels):
+                    value = p[i, c]
+                    for j in range(width):
+                        difference = q[b, c, j] - value
+                        feature[j] += difference * difference
+                for j in range(width):
+                    feature[j] = np.sqrt(feature[j] / channels)
+            else:
+                for c in range(channels):
+                    value = p[i, c]
+                    for j in range(width):
+                        feature[j] += value * q[b, c, j]
+                for j in range(width):
+                    feature[j] = 1.0 - feature[j]
+            for j in range(width):
+                dx, dy = q_position[b, 0, j] - x, q_position[b, 1, j] - y
+                apart = np.sqrt(dx * dx + dy * dy)
+                total = feature[j] + weight * apart
+                if total > cost[i] + TIE:
+                    continue
+                # Equal costs go to the nearer target, equally near ones to the lower index.
+                better = total < cost[i] - TIE or apart < spatial[i] - TIE
+                if better or (apart <= spatial[i] + TIE and index[b, j] < chosen[i]):
+                    cost[i], spatial[i], chosen[i] = total, apart, index[b, j]
+
+
+@compiled
+def match_patches(
+    a: Floats,
+    a_size: tuple[int, int],
+    b: Floats,
+    b_size: tuple[int, int],
+    channels: int,
+    patch: int,
+    first: int,
+    last: int,
+    shifts: Integers,
+    penalty: Floats,
+    is_l2: bool,
+    of_a: Floats,
+    of_b: Floats,
+    cost: Floats,
+    order: Integers,
+) -> None:
+    """Find the best shift of every patch of an image, of all shifts in turn.
+
+    The distance of two patches is a box sum over the product (or the squared difference) of the image and the
+    shifted one: what a shift costs per pixel does not depend on the patch's size, but for its logarithm.
+
+    Args:
+        a, b: (C H W,) float64, the two images; their sizes (H, W).
+        patch: n, the side of a patch.
+        first, last: rows of patches of `a` that are done.
+        shifts: (S, 2) of dy, dx, the better first where costs are equal.
+        penalty: (S,) what a shift adds to the cost, rising.
+        is_l2: distances |p - q| / sqrt(C n^2), else 1 - (<p, q> - of_a[0] - of_b[0]) of_a[1] of_b[1].
+        of_a, of_b: (2, patches) float64.
+        cost, order: (patches of a,) of the best so far, what it costs and which shift it is; changed here.
+    """
+    a_width, b_width = a_size[1], b_size[1]
+    a_columns, b_columns = a_width - patch + 1, b_width - patch + 1
+    b_rows = b_size[0] - patch + 1
+    pitch_most = U(a_width + 8)
+    ring = np.zeros((patch + 1) * (a_width + 8))
+    work = np.zeros(16 * (BATCH + 1) * (a_width + 8))
+    field = U(BATCH + 1) * pitch_most
+    a_plane, b_plane = U(a_size[0] * a_width), U(b_size[0] * b_width)
+    norm = channels * patch * patch
+    worst = np.inf
+    for k in range(len(shifts)):
+        if penalty[k] >= worst:
+            break
+        dy, dx = shifts[k, 0], shifts[k, 1]
+        top, bottom = max(first, -dy), min(last, b_rows - dy)
+        left, right = max(0, -dx), min(a_columns, b_columns - dx)
+        if top >= bottom or left >= right:
+            continue
+        length, wide = U(right - left), U(right - left + patch - 1)
+        pitch = (wide + U(7)) // U(8) * U(8)
+        ring[:] = 0.0
+        for x in range(pitch):
+            work[x] = 0.0
+        new = 0
+        y = top
+        for line in range(top, bottom + patch - 1):
+            # The sum over the last n lines: what comes in, less what leaves.
+            here, there = U(line * a_width + left), U((line + dy) * b_width + left + dx)
+            row = U(new) * pitch_most
+            _compare(a, here, a_plane, b, there, b_plane, channels, ring, row, wide, is_l2)
+            new = 0 if new == patch else new + 1
+            below = U(max(line - patch + 1 - y, -1) + 1) * pitch
+            above = below - pitch if line - patch + 1 >= y else below
+            _slide(work, above, below, ring, row, U(new) * pitch_most, wide)
+            rows = line - patch + 2 - y
+            if rows < 1 or (rows < BATCH and line < bottom + patch - 2):
+                continue
+            total, free = _sums(work, pitch, U(rows) * pitch, patch, field)
+            for r in range(rows):
+                mine, theirs = U((y + r) * a_columns + left), U((y + r + dy) * b_columns + left + dx)
+                best, summed = U((y + r - first) * a_columns + left), total + U(r) * pitch
+                if is_l2:
+                    found = _l2(work, summed, free, cost, best, penalty[k], norm, length)
+                else:
+                    found = _cosine(
+                        work, summed, free, of_a, mine, of_b, theirs, cost, best, penalty[k], length
+                    )
+                if found:
+                    _keep(work, free, cost, order, best, k, length)
+            for x in range(pitch):
+                work[x] = work[U(rows) * pitch + x]
+            y += rows
+        if k % 256 == 255:
+            worst = cost.max()
+
+
+@compiled
+def _compare(
+    a: Floats,
+    here: int,
+    a_plane: int,
+    b: Floats,
+    there: int,
+    b_plane: int,
+    channels: int,
+    ring: Floats,
+    row: int,
+    count: int,
+    is_l2: bool,
+) -> None:
+    """Products, or squared differences, of a line of both images, summed over the channels."""
+    for c in range(channels):
+        if is_l2 and c == 0:
+            for x in range(count):
+                ring[row + x] = (a[here + x] - b[there + x]) ** 2
+        elif is_l2:
+            for x in range(count):
+                ring[row + x] += (a[here + x] - b[there + x]) ** 2
+        elif c == 0:
+            for x in range(count):
+                ring[row + x] = a[here + x] * b[there + x]
+        else:
+            for x in range(count):
+                ring[row + x] += a[here + x] * b[there + x]
+        here += a_plane
+        there += b_plane
+
+
+@compiled
+def _slide(
+    work: Floats,
+    above: int,
+    below: int,
+    ring: Floats,
+    new: int,
+    old: int,
+    count: int,
+) -> None:
+    for x in range(count):
+        work[below + x] = work[above + x] + ring[new + x] - ring[old + x]
+
+
+@compiled
+def _sums(
+    work: Floats,
+    level: int,
+    count: int,
+    patch: int,
+    field: int,
+) -> tuple[int, int]:
+    """Sums of `patch` neighbours by doubling; where they begin, and where free space does."""
+    free = field
+    total, have, step, left = level, U(0), U(1), patch
+    started = False
+    while True:
+        if left & 1:
+            if started:
+                for x in range(count - have):
+                    work[free + x] = work[total + x] + work[level + have + x]
+                total = free
+                free += field
+            else:
+                total, started = level + have, True
+            have += step
+        left >>= 1
+        if left == 0:
+            return total, free
+        count -= step
+        for x in range(count):
+            work[free + x] = work[level + x] + work[level + step + x]
+        level = free
+        free += field
+        step *= U(2)
+
+
+@compiled
+def _cosine(
+    work: Floats,
+    summed: int,
+    out: int,
+    of_a: Floats,
+    mine: int,
+    of_b: Floats,
+    theirs: int,
+    cost: Floats,
+    best: int,
+    penalty: float,
+    count: int,
+) -> int:
+    a_offset, a_scale, b_offset, b_scale = of_a[0], of_a[1], of_b[0], of_b[1]
+    better = 0
+    for x in range(count):
+        product = work[summed + x] - a_offset[mine + x] - b_offset[theirs + x]
+        value = (1.0 + penalty) - product * a_scale[mine + x] * b_scale[theirs + x]
+        work[out + x] = value
+        better += value < cost[best + x] - TIE
+    return better
+
+
+@compiled
+def _l2(
+    work: Floats,
+    summed: int,
+    out: int,
+    cost: Floats,
+    best: int,
+    penalty: float,
+    norm: int,
+    count: int,
+) -> int:
+    """The root is taken only where it may matter: D < limit where D^2 < limit^2."""
+    better = 0
+    for x in range(count):
+        limit = max(cost[best + x] - TIE - penalty, 0.0)
+        better += work[summed + x] < norm * limit * limit
+    if better:
+        for x in range(count):
+            work[out + x] = np.sqrt(max(work[summed + x], 0.0) / norm) + penalty
+    return better
+
+
+@compiled
+def _keep(
+    work: Floats,
+    found: int,
+    cost: Floats,
+    order: Integers,
+    best: int,
+    shift: int,
+    count: int,
+) -> None:
+    for x in range(count):
+        better = work[found + x] < cost[best + x] - TIE
+        cost[best + x] = work[found + x] if better else cost[best + x]
+        order[best + x] = shift if better else order[best + x]

@@ -1,0 +1,256 @@
+"""The search of matching.py, by the fastest way that is as exact: on the CPU by compiled loops (kernels.py).
+
+Feature maps: matrix products of tiles in float32, of which only the best of every block of targets is kept;
+less than its rounding and the nearest that a block lies, a block whose best cannot win is left out, and the
+others are ranked in float64. Sources are taken in compact groups: where `weight_spatial` times the distance
+of a tile exceeds the best cost found nearby, that tile is not even multiplied.
+
+Patches of pixels: the distances of all patches at one shift are box sums (kernels.match_patches). Shifts are
+tried in the order of D', and no further than one could win.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from srraw_model.matching import (
+    FLOAT32_ROUNDOFF,
+    TIE,
+    PatchGrid,
+    Problem,
+    product_roundoff,
+    search_by_tiles,
+    search_strip,
+)
+
+SMALL = 2e8  # multiplications below which nothing need be compiled
+GROUP = 512  # sources that are searched together
+GROUP_SIDES = 16, 32  # rows and columns that they lie in, about
+TILE = 2048  # targets that are multiplied together
+TILE_SIDES = 32, 64
+BLOCK = 64  # targets that share a bound
+BLOCK_SIDES = 8, 8
+SPARSE = 0.75  # share of a group below which only the sources that a tile may serve are multiplied
+WEAK = 1e-3  # length of a centred patch, relative to the longest, below which box sums are not exact enough
+WEAKEST = 1e-4  # of a target's, below which none of them are
+
+
+def search(problem: Problem) -> Tensor:
+    """The chosen target of every source position, (N,)."""
+    source, target = problem.source, problem.target
+    work = source.count * target.count * len(problem.mean)
+    on_cpu = source.pixels.device.type == "cpu" and find_spec("numba") is not None
+    if not on_cpu or work < SMALL:
+        return search_by_tiles(problem)
+    if source.patch == 1:
+        return _search_maps(problem)
+    if max(source.rows, source.columns) == max(target.rows, target.columns):
+        return _search_patches(problem)
+    return search_by_tiles(problem)  # D' is not that of the shift
+
+
+# --- feature maps -----------------------------------------------------------------------------------------
+
+
+def _search_maps(problem: Problem) -> Tensor:
+    from srraw_model import kernels
+
+    weight, is_l2 = float(problem.weight_spatial), problem.distance == "l2"
+    sources = _compact_order(problem.source, GROUP_SIDES, GROUP_SIDES)
+    targets = _compact_order(problem.target, TILE_SIDES, BLOCK_SIDES)
+    targets = torch.cat([targets, targets[-1:].expand(-len(targets) % BLOCK)])  # the last one again
+    p, q = problem.features(problem.source, sources), problem.features(problem.target, targets)
+    least_distances = _Products(p, q, is_l2)
+    if not least_distances.usable:
+        return search_by_tiles(problem)
+    p_position, q_position = problem.source.positions(sources), problem.target.positions(targets)
+    blocks = len(targets) // BLOCK
+    q = q.view(blocks, BLOCK, -1).transpose(1, 2).contiguous()
+    q_position = q_position.view(blocks, BLOCK, 2).transpose(1, 2).contiguous()
+    box = torch.stack([q_position.amin(2), q_position.amax(2)], dim=2).view(blocks, 4)
+    ranked = [array.numpy() for array in (q, q_position, targets.view(blocks, BLOCK), box)]
+    tiles = [slice(k, min(k + TILE // BLOCK, blocks)) for k in range(0, blocks, TILE // BLOCK)]
+    tile_box = torch.stack([_box_around(box[tile]) for tile in tiles])
+
+    cost, spatial = np.full(len(p), np.inf), np.full(len(p), np.inf)
+    chosen = np.full(len(p), np.iinfo(np.int64).max)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for first in range(0, len(p), GROUP):
+            rows = slice(first, min(first + GROUP, len(p)))
+            best = cost[rows], spatial[rows], chosen[rows]
+            here = p[rows].numpy(), p_position[rows].numpy()
+            count = rows.stop - first
+
+            def rank(bound: Tensor, here: tuple = here, best: tuple = best, count: int = count) -> None:
+                def some(begin: int, end: int) -> None:
+                    kernels.rank_blocks(*here, begin, end, *ranked, bound.numpy(), weight, is_l2, *best)
+
+                _in_bands(pool, some, count)
+
+            apart = weight * _distances_to(p_position[rows], tile_box)
+            near, *others = apart.mean(dim=0).argsort().tolist()
+            bound = torch.full((count, blocks), math.inf)
+            bound[:, tiles[near]] = least_distances.of(rows, tiles[near])
+            rank(bound)
+            bound[:, tiles[near]] = math.inf
+            useful = apart <= torch.from_numpy(best[0])[:, None] + TIE
+            for k in others:
+                few = useful[:, k].nonzero().squeeze(1)
+                if len(few) > SPARSE * count:
+                    bound[:, tiles[k]] = least_distances.of(rows, tiles[k])
+                elif len(few):
+                    bound[few, tiles[k]] = least_distances.of(few + first, tiles[k])
+            rank(bound)
+    result = torch.empty(len(p), dtype=torch.int64)
+    result[sources] = torch.from_numpy(chosen)
+    return result
+
+
+class _Products:
+    """Lower bounds of the feature distances between sources and blocks of targets, by float32 products.
+
+    The errors allowed for are those of any order of summation: a product of C terms errs by less than
+    (C + 2) roundoffs of |p| |q|; the small integers that follow leave ample room for the other operations.
+    """
+
+    def __init__(self, p: Tensor, q: Tensor, is_l2: bool) -> None:
+        self.channels = p.shape[1]
+        self.error = (self.channels + 32) * FLOAT32_ROUNDOFF + 2.1 * product_roundoff()
+        self.is_l2 = is_l2
+        if is_l2:  # |p - q|^2 = |p|^2 - 2 (<p, q> - |q|^2 / 2), the bracket as one product
+            p_square, q_square = p.square().sum(dim=1), q.square().sum(dim=1)
+            p, q = torch.cat([p, torch.ones_like(p[:, :1])], 1), torch.cat([q, -q_square[:, None] / 2], 1)
+            self.p_square = p_square.float()
+            self.longest = q_square.view(-1, BLOCK).amax(dim=1).float()
+        self.p, self.q = p.float(), q.float()
+        self.usable = bool(self.p.abs().max() < 1e15 and self.q.abs().max() < 1e15)
+        self._product = torch.empty(GROUP * TILE)
+
+    def of(self, rows: Tensor | slice, blocks: slice) -> Tensor:
+        """(sources, blocks) float32, no greater than the least distance within each block."""
+        p, q = self.p[rows], self.q[blocks.start * BLOCK : blocks.stop * BLOCK]
+        product = self._product[: len(p) * len(q)].view(len(p), len(q))
+        best = torch.mm(p, q.T, out=product).view(len(p), -1, BLOCK).amax(dim=2)
+        if not self.is_l2:
+            return best.neg_().add_(1 - self.error)
+        p_square = self.p_square[rows, None]
+        squared = p_square - 2 * best - 2 * self.error * (p_square + self.longest[blocks])
+        return (squared.clamp_(min=0) / self.channels).sqrt_() * (1 - 1e-6)
+
+
+def _compact_order(grid: PatchGrid, outer: tuple[int, int], inner: tuple[int, int]) -> Tensor:
+    """The positions of a grid, (N,), so that neighbours in the order are neighbours in the grid.
+
+    Rectangle by rectangle of (rows, columns) `outer`, and within these of `inner`.
+    """
+    rows, columns = torch.arange(grid.rows), torch.arange(grid.columns)
+    key = torch.zeros(grid.rows, grid.columns, dtype=torch.int64)
+    for height, width in (outer, inner, (1, 1)):
+        key = (key * grid.rows + rows[:, None] // height) * grid.columns + columns // width
+        key = key.reshape(-1).unique(return_inverse=True)[1].view_as(key)  # small numbers again
+    return key.reshape(-1).argsort()
+
+
+def _box_around(boxes: Tensor) -> Tensor:
+    return torch.stack([boxes[:, 0].amin(), boxes[:, 1].amax(), boxes[:, 2].amin(), boxes[:, 3].amax()])
+
+
+def _distances_to(points: Tensor, boxes: Tensor) -> Tensor:
+    """Distances (N, K) of points (N, 2) to rectangles (K, 4), 0 within."""
+    x, y = points[:, :1], points[:, 1:]
+    dx = torch.maximum(boxes[:, 0] - x, x - boxes[:, 1]).clamp(min=0)
+    dy = torch.maximum(boxes[:, 2] - y, y - boxes[:, 3]).clamp(min=0)
+    return (dx.square() + dy.square()).sqrt()
+
+
+def _in_bands(pool: ThreadPoolExecutor, work: Callable[[int, int], None], count: int) -> None:
+    """Call work(first, last) over 0 to `count`, in as many bands as there are threads."""
+    edges = np.linspace(0, count, torch.get_num_threads() + 1).astype(int).tolist()
+    for done in [pool.submit(work, a, b) for a, b in pairwise(edges) if a < b]:
+        done.result()
+
+
+# --- patches of pixels ------------------------------------------------------------------------------------
+
+
+def _search_patches(problem: Problem) -> Tensor:
+    from srraw_model import kernels
+
+    source, target, is_l2 = problem.source, problem.target, problem.distance == "l2"
+    stride, weak = source.stride, None
+    of_source = of_target = np.zeros((2, 1))
+    if not is_l2:
+        (p_offset, p_square), (q_offset, q_square) = (_centring(problem, grid) for grid in (source, target))
+        longest = max(p_square.max(), q_square.max())
+        if not q_square.min() > WEAKEST**2 * longest:
+            return search_by_tiles(problem)
+        weak = (p_square <= WEAK**2 * longest)[::stride, ::stride].reshape(-1).nonzero().squeeze(1)
+        p_scale = torch.where(p_square > 0, p_square, math.inf).rsqrt()
+        of_source = torch.stack([p_offset, p_scale]).reshape(2, -1).numpy()
+        of_target = torch.stack([q_offset, q_square.rsqrt()]).reshape(2, -1).numpy()
+
+    dy, dx = (
+        (torch.arange(theirs + mine - 1) - (mine - 1)).numpy()
+        for mine, theirs in ((source.rows, target.rows), (source.columns, target.columns))
+    )
+    squared = np.square(dy)[:, None] + np.square(dx)
+    nearest_first = np.argsort(
+        squared.reshape(-1), kind="stable"
+    )  # of equally near ones, the upper left first
+    shifts = np.stack(np.unravel_index(nearest_first, squared.shape), axis=1)
+    shifts += (int(dy[0]), int(dx[0]))
+    apart = np.sqrt(squared.reshape(-1)[nearest_first]) / max(source.rows, source.columns)
+    rows, columns = (length - source.patch + 1 for length in source.pixels.shape[1:])
+    cost, order = np.full((rows, columns), np.inf), np.zeros((rows, columns), np.int64)
+    images = [
+        part
+        for grid in (source, target)
+        for part in (grid.pixels.reshape(-1).numpy(), tuple(grid.pixels.shape[1:]))
+    ]
+
+    def band(first: int, last: int) -> None:
+        kernels.match_patches(
+            *images,
+            len(source.pixels),
+            source.patch,
+            first,
+            last,
+            shifts * stride,
+            float(problem.weight_spatial) * apart,
+            is_l2,
+            of_source,
+            of_target,
+            cost[first:last].reshape(-1),
+            order[first:last].reshape(-1),
+        )
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        _in_bands(pool, band, rows)
+    y, x = np.mgrid[: source.rows, : source.columns]
+    by = shifts[order[::stride, ::stride]]
+    result = torch.from_numpy(((y + by[..., 0]) * target.columns + x + by[..., 1]).reshape(-1))
+    if weak is not None and len(weak):
+        result[weak] = search_strip(problem, weak)
+    return result
+
+
+def _centring(problem: Problem, grid: PatchGrid) -> tuple[Tensor, Tensor]:
+    """Of every patch p at stride 1, (rows, columns): <p, m> - |m|^2/2 and |p - m|^2, m the target's mean.
+
+    With these <p - m, q - m> = <p, q> - (<p, m> - |m|^2/2) - (<q, m> - |m|^2/2).
+    """
+    mean = problem.mean.view(1, -1, grid.patch, grid.patch)
+    pixels = grid.pixels[None]
+    mean_square = mean.square().sum()
+    along = functional.conv2d(pixels, mean)[0, 0]
+    square = functional.conv2d(pixels.square(), torch.ones_like(mean))[0, 0]
+    return along - mean_square / 2, (square - 2 * along + mean_square).clamp(min=0)
