@@ -146,7 +146,8 @@ class Adjustment:
             return _between(maps, low, high, points)
 
         _, *moving = self._frames  # in the order of the covariance
-        parts = [_derivative(self.to_reference, s, self._frames[s], self.motion, mapped) for s in moving]
+        nudges = {shot: _nudges(self._frames[shot], self.motion) for shot in moving}
+        parts = [_derivative(self.to_reference, shot, nudges[shot], mapped) for shot in moving]
         derivative = np.concatenate(parts, axis=-1).reshape(-1, len(self._covariance))
         variances = np.einsum("na,ab,nb->n", derivative, self._covariance, derivative)
         return float(np.sqrt(2 * variances.mean()))
@@ -173,6 +174,7 @@ def fit_link(
             blocks that do not follow it, though they may be most, have moved or are nearer.
     """
     unit_to_frame = _unit_to_frame(low_size)
+    nudges = _nudges(unit_to_frame, motion)
     # Where the picture is divided, more neighbours than not may differ because they lie on two planes.
     quantile = 0.25 if settled else 0.5
     spread = _local_spread(shifts, start, quantile)
@@ -185,8 +187,7 @@ def fit_link(
             derivative = _derivative(
                 {low: matrix, high: np.eye(3)},
                 low,
-                unit_to_frame,
-                motion,
+                nudges,
                 lambda maps: _between(maps, low, high, shifts.points),
             )
             normal, right = _normal_equations(derivative, information * trust[:, None, None], residual)
@@ -370,6 +371,7 @@ def _solved(
     maps = _chained(first, reference, list(frames))
     size = len(ecc.GENERATORS[motion])
     places = {shot: k * size for k, shot in enumerate(moving)}
+    nudges = {shot: _nudges(frames[shot], motion) for shot in moving}
     informations = [np.linalg.inv(link.shifts.covariance) * link.weights[:, None, None] for link in links]
     excess = np.zeros(len(links))
     trust = np.array([float(any(link is one for one in first)) for link in links])
@@ -386,7 +388,7 @@ def _solved(
             excess[number] = max(0.0, _cost(residual, information) - _cost(own, information))
             ends = [shot for shot in (link.low, link.high) if shot in places]
             derivative = np.concatenate(
-                [_derivative(maps, shot, frames[shot], motion, mapped) for shot in ends], axis=-1
+                [_derivative(maps, shot, nudges[shot], mapped) for shot in ends], axis=-1
             )
             part, part_right = _normal_equations(derivative, information * trust[number], residual)
             index = np.concatenate([places[shot] + np.arange(size) for shot in ends])
@@ -441,21 +443,25 @@ def _between(maps: Mapping[str, Matrix], low: str, high: str, points: npt.ArrayL
     return geometry.apply(np.linalg.inv(maps[high]) @ maps[low], points)
 
 
+def _nudges(unit_to_frame: Matrix, motion: str) -> list[tuple[Matrix, Matrix]]:
+    """For each parameter of a motion, what moves a frame a small step ahead, and one behind."""
+    steps = STEP * np.eye(len(ecc.GENERATORS[motion]))
+    return [
+        tuple(_moved(np.eye(3), unit_to_frame, motion, sign * step) for sign in (1, -1)) for step in steps
+    ]
+
+
 def _derivative(
     maps: Mapping[str, Matrix],
     shot: str,
-    unit_to_frame: Matrix,
-    motion: str,
+    nudges: Sequence[tuple[Matrix, Matrix]],
     mapped: Callable[[Mapping[str, Matrix]], Array],
 ) -> Array:
     """Central differences (n, 2, parameters) of mapped points by the parameters of one shot's map."""
     columns = []
-    for k in range(len(ecc.GENERATORS[motion])):
-        step = np.zeros(len(ecc.GENERATORS[motion]))
-        step[k] = STEP
-        ahead = mapped({**maps, shot: _moved(maps[shot], unit_to_frame, motion, step)})
-        behind = mapped({**maps, shot: _moved(maps[shot], unit_to_frame, motion, -step)})
-        columns.append((ahead - behind) / (2 * STEP))
+    for ahead, behind in nudges:
+        difference = mapped({**maps, shot: maps[shot] @ ahead}) - mapped({**maps, shot: maps[shot] @ behind})
+        columns.append(difference / (2 * STEP))
     return np.stack(columns, axis=-1)
 
 

@@ -8,8 +8,9 @@ shows in the expected error.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +21,7 @@ from srraw_tools.distortion import Distortion, Lenses
 from srraw_tools.ecc import Image
 from srraw_tools.geometry import Matrix
 from srraw_tools.parallax import depths
+from srraw_tools.starts import WideFeatures
 
 MAX_ERROR_PX = 0.75  # expected, above which a pair is not taken for right, unless the user says otherwise
 CAUTION = 1.1  # errors that blocks and links have in common beyond what the adjustment knows of
@@ -64,20 +66,24 @@ def link_neighbours(
         distortions: by shot, of those whose lens is calibrated; all maps are then of undistorted coordinates.
     """
     lenses = distortions or {}
+    features = _features_once(images)
     known = sorted((shot for shot in images if focals[shot]), key=lambda shot: (focals[shot], shot))
     found = {
-        (low, high): _register(images, low, high, focals[high] / focals[low], motion, keep_scale, lenses)
+        (low, high): _register(
+            images, low, high, focals[high] / focals[low], motion, keep_scale, lenses, features
+        )
         for low, high in pairwise(known)
     }
     for first, second in pairwise(sorted(images)):
         if focals[first] and focals[second]:
             continue
-        start = starts.anywhere(images[first], images[second])
+        start = starts.anywhere(features(first), features(second), images[second].shape)
         if start is None:
             continue
         scale, _ = geometry.scale_and_rotation(start)
         low, high = (first, second) if scale >= 1 else (second, first)
-        found[low, high] = _register(images, low, high, max(scale, 1 / scale), motion, keep_scale, lenses)
+        ratio = max(scale, 1 / scale)
+        found[low, high] = _register(images, low, high, ratio, motion, keep_scale, lenses, features)
     return found
 
 
@@ -121,47 +127,48 @@ def register_pairs(
     lenses = distortions or {}
     sizes = {shot: image.shape for shot, image in images.items()}
     found = dict(neighbours)
+    features = _features_once(images)
     for (low, high), ratio in ratios.items():
         if (low, high) not in found:
-            found[low, high] = _register(images, low, high, ratio, motion, keep_scale, lenses)
-    for low, high in ratios:  # one that failed by itself may be found by way of the others
-        adjustment = _tying(_trusted(found), low, high, sizes, motion)
-        if found[low, high].reason and adjustment is not None:
-            again = registration.measure(
-                images[low],
-                images[high],
-                adjustment.low_to_high(low, high),
-                motion=motion,
-                names=(low, high),
-                lenses=(lenses.get(low), lenses.get(high)),
-            )
-            if again.reason is None:
-                found[low, high] = again
-    chain, confirmed = _trusted(neighbours), set()
-    for pair in ratios.keys() - neighbours.keys():
-        tying = _tying(chain, *pair, sizes, motion)
-        direct = found[pair].link
-        if tying is None or direct is None or not _contradicts(direct, tying, chain, sizes):
-            continue
-        low, high = pair
-        again = registration.measure(
+            found[low, high] = _register(images, low, high, ratio, motion, keep_scale, lenses, features)
+
+    def tying(links: Sequence[Link]) -> Callable[[str, str], Adjustment | None]:
+        return partial(_tying, [adjust(group, sizes, motion) for group in connected(links)])
+
+    def measured_again(low: str, high: str, by: Adjustment, settled: bool) -> registration.Registration:
+        return registration.measure(
             images[low],
             images[high],
-            tying.low_to_high(low, high),
+            by.low_to_high(low, high),
             motion=motion,
-            names=pair,
+            names=(low, high),
             lenses=(lenses.get(low), lenses.get(high)),
-            settled=True,
+            settled=settled,
         )
+
+    others = tying(_trusted(found))
+    for pair in ratios:  # one that failed by itself may be found by way of the others
+        if found[pair].reason and (adjustment := others(*pair)) is not None:
+            again = measured_again(*pair, adjustment, settled=False)
+            if again.reason is None:
+                found[pair] = again
+    chain, confirmed = _trusted(neighbours), set()
+    by_chain = tying(chain)
+    for pair in ratios.keys() - neighbours.keys():
+        adjustment, direct = by_chain(*pair), found[pair].link
+        if adjustment is None or direct is None or not _contradicts(direct, adjustment, chain, sizes):
+            continue
+        again = measured_again(*pair, adjustment, settled=True)
         follow = 0.0 if again.link is None else again.link.surface.dominant
         if again.reason is None and follow > MIN_FOLLOWING * direct.surface.dominant:
             found[pair] = again
             confirmed.add(pair)
     links = _trusted(found)
+    together = tying(links)
     return {
         pair: _judged(
             found[pair],
-            _tying(links, *pair, sizes, motion),
+            together(*pair),
             sizes,
             pair,
             links,
@@ -181,6 +188,7 @@ def _register(
     motion: str,
     keep_scale: bool,
     distortions: Mapping[str, Distortion],
+    features: Callable[[str], WideFeatures],
 ) -> registration.Registration:
     expected = starts.centred_start(images[low].shape, images[high].shape, ratio)
     return registration.register(
@@ -191,22 +199,22 @@ def _register(
         keep_scale=keep_scale,
         names=(low, high),
         lenses=(distortions.get(low), distortions.get(high)),
+        features=lambda: (features(low), features(high)),
     )
+
+
+def _features_once(images: Mapping[str, Image]) -> Callable[[str], WideFeatures]:
+    """Features by shot, sought when they are first asked for, and no second time."""
+    return cache(lambda shot: starts.wide_features(images[shot]))
 
 
 def _trusted(found: Mapping[tuple[str, str], registration.Registration]) -> list[Link]:
     return [one.link for one in found.values() if one.link is not None and one.reason is None]
 
 
-def _tying(
-    links: Sequence[Link], low: str, high: str, sizes: Mapping[str, tuple[int, int]], motion: str
-) -> Adjustment | None:
-    """The adjustment of the links that tie two shots together; None where nothing does."""
-    for group in connected(links):
-        adjustment = adjust(group, sizes, motion)
-        if {low, high} <= set(adjustment.to_reference):
-            return adjustment
-    return None
+def _tying(adjustments: Sequence[Adjustment], low: str, high: str) -> Adjustment | None:
+    """The adjustment that holds two shots; None where none ties them."""
+    return next((a for a in adjustments if {low, high} <= set(a.to_reference)), None)
 
 
 def _contradicts(

@@ -15,7 +15,7 @@ coordinates; coming near needs no such accuracy.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -28,6 +28,7 @@ from srraw_tools.adjustment import Link, LocalShifts, fit_link
 from srraw_tools.distortion import STRAIGHT, Lenses
 from srraw_tools.ecc import WARP, Image
 from srraw_tools.geometry import Matrix
+from srraw_tools.starts import WideFeatures
 
 Vector = npt.NDArray[np.float64]
 
@@ -49,7 +50,8 @@ SYSTEMATIC = 0.0015  # of a pixel of the compared images, that interpolation may
 ROUNDS = 4  # of measuring and fitting, at most
 CONVERGED_PX = 0.02  # of the high image, below which a round was the last
 CLEAR_SCORE = 0.9  # correlation of small images above which no other start is tried
-SURE_SCORE = 0.6  # correlation below which other scales are tried
+SURE_SCORE = 0.4  # correlation below which other scales are tried
+HOPELESS_SCORE = 0.1  # correlation at a level of the pyramid below which no finer one is tried
 MIN_SCORE = 0.25  # correlation below which two images do not show the same thing
 SCALES = (0.5, 16.0)  # of the low image in the high one that a registration can have
 
@@ -79,6 +81,7 @@ def register(
     keep_scale: bool = False,
     names: tuple[str, str] = ("low", "high"),
     lenses: Lenses = STRAIGHT,
+    features: Callable[[], tuple[WideFeatures, WideFeatures]] | None = None,
 ) -> Registration:
     """Find the map from `low` to `high`, near `expected` or elsewhere.
 
@@ -89,19 +92,30 @@ def register(
         keep_scale: the scale of `expected` is right; features may only turn and shift.
         names: of the two shots, for the link.
         lenses: distortions of the two shots; the map, its link and its residuals are then undistorted.
+        features: of the two shots, asked for only where needed; None finds them here.
 
     Returns:
         The best map found, with its judgement; never an exception because two images do not match.
     """
     fixed = expected if keep_scale else None
     noise = max(_noise(low), _noise(high))
-    low_to_high, score = _found(
-        low, high, chain([expected], starts.near(low, high, expected)), motion, fixed, noise
-    )
+
+    def begun(candidates: Iterable[Matrix]) -> tuple[Matrix, float]:
+        return _begun(low, high, candidates, motion, fixed, noise)
+
+    def anywhere() -> Iterator[Matrix]:
+        wide = (starts.wide_features(low), starts.wide_features(high)) if features is None else features()
+        found = starts.anywhere(*wide, high.shape)
+        if found is not None:
+            yield found
+
+    start, clear = begun(chain([expected], starts.near(low, high, expected)))
+    low_to_high, score = _refined(low, high, start, clear, motion, noise)
     if score < SURE_SCORE:
-        anywhere = (start for start in [starts.anywhere(low, high)] if start is not None)
-        other, its_score = _found(low, high, anywhere, motion, fixed, noise)
-        low_to_high = other if its_score > score else low_to_high
+        other, as_clear = begun(anywhere())
+        if as_clear > clear:
+            other, its_score = _refined(low, high, other, as_clear, motion, noise)
+            low_to_high = other if its_score > score else low_to_high
     low_to_high = _undistorted(low_to_high, lenses, low.shape, high.shape, motion)
     return measure(low, high, low_to_high, motion=motion, names=names, lenses=lenses)
 
@@ -152,7 +166,7 @@ def measure(
 # --- find -------------------------------------------------------------------------------------------------
 
 
-def _found(
+def _begun(
     low: Image,
     high: Image,
     candidates: Iterable[Matrix],
@@ -160,9 +174,9 @@ def _found(
     fixed: Matrix | None,
     noise: float,
 ) -> tuple[Matrix, float]:
-    """The best map from any of several starts, and its score: tried on small images, the best to the end.
+    """The best of several starts, refined on small images, and its score there.
 
-    A start that matches clearly on small images spares looking for others.
+    One that matches clearly spares looking for others.
     """
     low_to_high, score = np.eye(3), -2.0
     for candidate in candidates:
@@ -172,8 +186,15 @@ def _found(
             low_to_high, score = tried, its_score
         if score > CLEAR_SCORE:
             break
+    return low_to_high, score
+
+
+def _refined(
+    low: Image, high: Image, low_to_high: Matrix, score: float, motion: str, noise: float
+) -> tuple[Matrix, float]:
+    """A map that was begun on small images, refined on ever larger ones; its last score."""
     for k in range(_count_levels(low, high, low_to_high) - 2, -1, -1):
-        if score < 0 or _pixels_in_view(low, high, low_to_high) / 4**k > LARGEST_ECC:
+        if score < HOPELESS_SCORE or _pixels_in_view(low, high, low_to_high) / 4**k > LARGEST_ECC:
             break
         low_to_high, score = _ecc(low, high, low_to_high, k, motion, noise)
     return low_to_high, score

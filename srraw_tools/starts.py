@@ -17,11 +17,14 @@ from srraw_tools.geometry import Matrix
 
 MARGIN = 0.2  # of the frame, by which the field in view may lie elsewhere than expected
 FEATURE_SIDE = 640  # pixels of the longer side at which features are sought near the expected map
-WIDE_SIDE = 1200  # and over the whole low frame, where no map is expected
-WIDE_REDUCTIONS = (1, 2, 4, 8)  # of the high image there
+WIDE_SIDE = 1200  # and over the whole frame, where no map is expected
+WIDE_REDUCTIONS = (1, 2, 4, 8)  # of the high image there; the low one is looked at in the first only
 FEATURES = 2000  # of an image, the strongest
 FEWEST_MATCHES = 10
 RANSAC_SHARE = 0.002  # of the image's longer side that a match may be off
+
+Features = tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]  # places (n, 2), descriptors (n, 128)
+WideFeatures = tuple[Features, ...]  # for each of WIDE_REDUCTIONS
 
 
 def centred_start(low_size: tuple[int, int], high_size: tuple[int, int], scale: float) -> Matrix:
@@ -55,19 +58,16 @@ def near(low: Image, high: Image, expected: Matrix) -> Iterator[Matrix]:
         yield found
 
 
-def anywhere(low: Image, high: Image) -> Matrix | None:
+def wide_features(image: Image) -> WideFeatures:
+    """Features of a whole shot at several sampling rates: all that `anywhere` needs of it."""
+    base = min(1.0, WIDE_SIDE / max(image.shape))
+    return tuple(_features(*resized(image, base / reduction)) for reduction in WIDE_REDUCTIONS)
+
+
+def anywhere(low: WideFeatures, high: WideFeatures, high_size: tuple[int, ...]) -> Matrix | None:
     """A map by features alone, whatever the scale between the two is; None where they do not match."""
-    low_small, low_to_small = resized(low, min(1.0, WIDE_SIDE / max(low.shape)))
-    base = min(1.0, WIDE_SIDE / max(high.shape))
-    points, words = [], []
-    for reduction in WIDE_REDUCTIONS:
-        small, high_to_small = resized(high, base / reduction)
-        at, described = _features(small, high_to_small)
-        points.append(at)
-        words.append(described)
-    return _matched(
-        _features(low_small, low_to_small), (np.concatenate(points), np.concatenate(words)), high.shape
-    )
+    places, words = (np.concatenate(parts) for parts in zip(*high, strict=True))
+    return _matched(low[0], (places, words), high_size)
 
 
 def resized(image: Image, factor: float) -> tuple[Image, Matrix]:
@@ -79,9 +79,6 @@ def resized(image: Image, factor: float) -> tuple[Image, Matrix]:
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     sx, sy = size[0] / image.shape[1], size[1] / image.shape[0]
     return small, np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
-
-
-Features = tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]
 
 
 def _features(image: Image, frame_to_image: Matrix) -> Features:
