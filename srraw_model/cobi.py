@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from srraw_model.matching import Problem, problems
 from srraw_model.search import search
@@ -132,17 +133,10 @@ def match(
 
     Arguments and errors as in the losses; patch=1 compares the maps as they are, position by position.
     """
-    chosen = []
     with torch.no_grad():
-        for problem in problems(source, target, patch, stride, weight_spatial, distance):
-            index = search(problem)
-            positions = torch.arange(problem.source.count, device=index.device)
-            spatial = problem.spatial_distances(positions, index)
-            feature = torch.cat(
-                [problem.feature_distances(i, index[i]) for i in positions.split(SOURCE_STRIP)]
-            )
-            chosen.append((index, feature, spatial))
-    return Matches(*(torch.stack(column) for column in zip(*chosen, strict=True)))
+        found = [search(p) for p in problems(source, target, patch, stride, weight_spatial, distance)]
+    columns = ((one.index, one.feature, one.spatial) for one in found)
+    return Matches(*(torch.stack(column) for column in zip(*columns, strict=True)))
 
 
 def matching_statistics(
@@ -170,26 +164,59 @@ def matching_statistics(
 def _loss(
     source: Tensor, target: Tensor, patch: int, stride: int, weight_spatial: float, distance: str
 ) -> Tensor:
-    losses = []
-    for problem in problems(source, target, patch, stride, weight_spatial, distance):
-        with torch.no_grad():
-            index = search(problem)
-            positions = torch.arange(problem.source.count, device=index.device)
-            spatial = problem.spatial_distances(positions, index).mean()
-        strips = positions.split(SOURCE_STRIP)
-        if len(strips) == 1:
-            feature = problem.feature_distances(positions, index).mean()
-        else:  # the strips' features are gathered anew in the backward pass rather than all kept
-            feature = torch.stack([_recomputed_sum(problem, i, index[i]) for i in strips]).sum() / len(
-                positions
-            )
-        losses.append(feature + weight_spatial * spatial)
+    losses = [
+        _ChosenCost.apply(problem.source.pixels, problem.target.pixels, problem)
+        for problem in problems(source, target, patch, stride, weight_spatial, distance)
+    ]
     return torch.stack(losses).mean().to(torch.promote_types(source.dtype, torch.float32))
 
 
-def _recomputed_sum(problem: Problem, source_index: Tensor, target_index: Tensor) -> Tensor:
-    return checkpoint(
-        lambda: problem.feature_distances(source_index, target_index).sum(),
-        use_reentrant=False,
-        preserve_rng_state=False,
-    )
+class _ChosenCost(torch.autograd.Function):
+    """Mean cost of the chosen pairs; which they are has no gradient, what they cost has.
+
+    The features of the pairs are gathered anew for the gradient, strip by strip, rather than kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, target: Tensor, problem: Problem) -> Tensor:
+        found = search(problem)
+        ctx.problem = problem
+        ctx.save_for_backward(found.index)
+        return found.feature.mean() + problem.weight_spatial * found.spatial.mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor | None, ...]:
+        problem, (index,) = ctx.problem, ctx.saved_tensors
+        of_each = of_loss / len(index)
+        grids = problem.source, problem.target
+        wanted = ctx.needs_input_grad[:2]
+        gradients = [grid.no_gradient() if want else None for grid, want in zip(grids, wanted, strict=True)]
+        of_mean = torch.zeros_like(problem.mean)
+        for strip in torch.arange(len(index), device=index.device).split(SOURCE_STRIP):
+            places = strip, index[strip]
+            features = [grid.features(at) for grid, at in zip(grids, places, strict=True)]
+            with torch.enable_grad():
+                p, q, mean = (
+                    values.detach().requires_grad_(want)
+                    for values, want in zip((*features, problem.mean), (*wanted, wanted[1]), strict=True)
+                )
+                directions = problem.directions(p, mean), problem.directions(q, mean)
+                total = problem.feature_distances(*directions).sum()
+            leaves = [leaf for leaf in (p, q, mean) if leaf.requires_grad]
+            found = iter(torch.autograd.grad(total, leaves, of_each, allow_unused=True))
+            for grid, gradient, at in zip(grids, gradients, places, strict=True):
+                if gradient is not None:
+                    grid.add_gradient(gradient, at, next(found))
+            for of_mean_here in found:
+                of_mean += 0 if of_mean_here is None else of_mean_here
+        images = [
+            None if gradient is None else grid.as_image(gradient)
+            for grid, gradient in zip(grids, gradients, strict=True)
+        ]
+        if images[1] is not None:
+            with torch.enable_grad():
+                values = problem.target.values.detach().requires_grad_()
+                mean = problem.target.mean(values)
+            images[1] = images[1] + torch.autograd.grad(mean, values, of_mean)[0].to(images[1].dtype)
+        return *images, None

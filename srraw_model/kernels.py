@@ -29,7 +29,9 @@ def rank_blocks(
     q_position: Floats,
     index: Integers,
     box: Floats,
-    bound: Floats,
+    first_block: int,
+    last_block: int,
+    bound: npt.NDArray[np.float32],
     weight: float,
     is_l2: bool,
     cost: Floats,
@@ -39,54 +41,56 @@ def rank_blocks(
     """Rank targets exactly, block by block, leaving out those that cannot win.
 
     Args:
-        p, p_position: (N, C) float64 features and (N, 2) positions of the sources, of which first to last
-            are done.
-        q, q_position: (blocks, C, K) and (blocks, 2, K), of the targets in blocks.
+        p, p_position: (N, C) features and (N, 2) positions of the sources, of which first to last are done.
+        q, q_position: (blocks, C, K) and (blocks, 2, K), of the targets in blocks, of which first_block to
+            last_block are ranked.
         index: (blocks, K) of the targets.
-        box: (blocks, 4), least x, greatest x, least y, greatest y of a block's positions.
+        box: (4, blocks), least x, greatest x, least y, greatest y of a block's positions.
         bound: (N, blocks), no greater than the least feature distance within a block; infinite leaves it out.
-        cost, spatial, chosen: (N,) of the best so far, D' and target of it; changed in place.
+        cost, spatial, chosen: (N,) of the best so far, D' and target of it; changed here.
     """
-    blocks, channels, width = q.shape
-    feature = np.empty(width)
-    least = np.empty(blocks)
+    _, channels, width = q.shape
+    total, apart, least = np.empty(width), np.empty(width), np.empty(last_block)
     for i in range(first, last):
         x, y = p_position[i, 0], p_position[i, 1]
-        for b in range(blocks):
-            dx = max(max(box[b, 0] - x, x - box[b, 1]), 0.0)
-            dy = max(max(box[b, 2] - y, y - box[b, 3]), 0.0)
+        for b in range(first_block, last_block):
+            dx = max(max(box[0, b] - x, x - box[1, b]), 0.0)
+            dy = max(max(box[2, b] - y, y - box[3, b]), 0.0)
             least[b] = bound[i, b] + weight * np.sqrt(dx * dx + dy * dy)
-        begin = np.argmin(least)
-        for k in range(-1, blocks):
-            b = begin if k < 0 else k
-            if k == begin or not least[b] <= cost[i] + TIE:
+        begin = first_block + np.argmin(least[first_block:])
+        for k in range(first_block - 1, last_block):
+            b = begin if k < first_block else k
+            if k == begin or least[b] > cost[i] + TIE:
                 continue
-            feature[:] = 0.0
+            total[:] = 0.0
             if is_l2:
                 for c in range(channels):
                     value = p[i, c]
                     for j in range(width):
                         difference = q[b, c, j] - value
-                        feature[j] += difference * difference
+                        total[j] += difference * difference
                 for j in range(width):
-                    feature[j] = np.sqrt(feature[j] / channels)
+                    total[j] = np.sqrt(total[j] / channels)
             else:
                 for c in range(channels):
                     value = p[i, c]
                     for j in range(width):
-                        feature[j] += value * q[b, c, j]
+                        total[j] += value * q[b, c, j]
                 for j in range(width):
-                    feature[j] = 1.0 - feature[j]
+                    total[j] = 1.0 - total[j]
+            possible = 0
             for j in range(width):
                 dx, dy = q_position[b, 0, j] - x, q_position[b, 1, j] - y
-                apart = np.sqrt(dx * dx + dy * dy)
-                total = feature[j] + weight * apart
-                if total > cost[i] + TIE:
+                apart[j] = np.sqrt(dx * dx + dy * dy)
+                total[j] += weight * apart[j]
+                possible += total[j] <= cost[i] + TIE
+            for j in range(width if possible else 0):
+                if total[j] > cost[i] + TIE:
                     continue
                 # Equal costs go to the nearer target, equally near ones to the lower index.
-                better = total < cost[i] - TIE or apart < spatial[i] - TIE
-                if better or (apart <= spatial[i] + TIE and index[b, j] < chosen[i]):
-                    cost[i], spatial[i], chosen[i] = total, apart, index[b, j]
+                better = total[j] < cost[i] - TIE or apart[j] < spatial[i] - TIE
+                if better or (apart[j] <= spatial[i] + TIE and index[b, j] < chosen[i]):
+                    cost[i], spatial[i], chosen[i] = total[j], apart[j], index[b, j]
 
 
 @compiled

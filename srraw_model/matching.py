@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,13 +31,30 @@ PRODUCT_ROUNDOFF = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """What a search found for every source position: three of (N,).
+
+    Attributes:
+        index: int64, the target.
+        feature, spatial: float64, D and D' of it.
+    """
+
+    index: Tensor
+    feature: Tensor
+    spatial: Tensor
+
+
+@dataclass(frozen=True)
 class PatchGrid:
     """The n x n patches of one image, gathered on demand; a feature map is the case n = 1.
 
-    `pixels` is the image, (C, height, width) float64.
+    Attributes:
+        pixels: (C, height, width), the image.
+        origin: (C,) float64, subtracted from every pixel in float64.
     """
 
     pixels: Tensor
+    origin: Tensor
     patch: int
     stride: int
 
@@ -53,15 +71,50 @@ class PatchGrid:
         return self.rows * self.columns
 
     def features(self, index: Tensor) -> Tensor:
-        """(K,) positions -> (K, C n^2)."""
+        """(K,) positions -> (K, C n^2) float64."""
+        if self._is_map:
+            return self._rows_of_features.index_select(0, index).double() - self.origin
+        pixel = self._pixels_of(index)
+        samples = self.pixels.reshape(-1).index_select(0, pixel.reshape(-1)).reshape(pixel.shape)
+        return samples.double() - self.origin.repeat_interleave(self.patch**2)
+
+    @cached_property
+    def _rows_of_features(self) -> Tensor:
+        """A map as (N, C), so that a feature lies in one place."""
+        return self.pixels.reshape(len(self.pixels), -1).T.contiguous()
+
+    @property
+    def values(self) -> Tensor:
+        """The image less its origin, (C, height, width) float64."""
+        return self.pixels.double() - self.origin[:, None, None]
+
+    def _pixels_of(self, index: Tensor) -> Tensor:
+        """Where the samples of patches (K,) lie in the flat image, (K, C n^2)."""
         channels, height, width = self.pixels.shape
-        if self.patch == 1 and self.stride == 1:
-            return self.pixels.reshape(channels, -1).index_select(1, index).T.contiguous()
         corner = (index // self.columns * width + index % self.columns) * self.stride
         plane, side = (torch.arange(n, device=index.device) for n in (channels, self.patch))
         offset = plane[:, None, None] * (height * width) + side[:, None] * width + side
-        pixel = corner[:, None] + offset.reshape(1, -1)
-        return self.pixels.reshape(-1).index_select(0, pixel.reshape(-1)).reshape(pixel.shape)
+        return corner[:, None] + offset.reshape(1, -1)
+
+    def no_gradient(self) -> Tensor:
+        """Zeros to which `add_gradient` adds: rows of features (N, C) of a map, else an image."""
+        shape = (self.count, len(self.pixels)) if self._is_map else self.pixels.shape
+        return torch.zeros(shape, dtype=torch.float64, device=self.pixels.device)
+
+    def add_gradient(self, gradient: Tensor, index: Tensor, of_features: Tensor) -> None:
+        """The adjoint of `features`, of (K,) positions and (K, C n^2)."""
+        if self._is_map:
+            gradient.index_add_(0, index, of_features)
+        else:
+            gradient.view(-1).index_add_(0, self._pixels_of(index).reshape(-1), of_features.reshape(-1))
+
+    def as_image(self, gradient: Tensor) -> Tensor:
+        """What was added, (C, height, width), in the image's precision."""
+        return (gradient.T.reshape(self.pixels.shape) if self._is_map else gradient).to(self.pixels.dtype)
+
+    @property
+    def _is_map(self) -> bool:
+        return self.patch == 1 and self.stride == 1
 
     def positions(self, index: Tensor) -> Tensor:
         """(K,) positions -> (K, 2) normalised x and y, as D' takes them."""
@@ -107,21 +160,32 @@ class Problem:
 
     def features(self, grid: PatchGrid, index: Tensor) -> Tensor:
         """(K, C) float64, centred; of length 1 (or 0) where the distance is the cosine's."""
-        centred = grid.features(index) - self.mean
+        return self.directions(grid.features(index), self.mean)
+
+    def directions(self, features: Tensor, mean: Tensor) -> Tensor:
+        """Likewise, of features (K, C) and their mean (C,); differentiable."""
+        centred = features - mean
         if self.distance == "l2":
             return centred
         # The root is never taken of zero, whose gradient would be infinite.
         square = centred.square().sum(dim=1, keepdim=True)
         has_length = square > self.no_length.square()
-        return torch.where(has_length, centred / torch.where(has_length, square, 1.0).sqrt(), 0.0)
+        return centred * torch.where(has_length, torch.where(has_length, square, 1.0).rsqrt(), 0.0)
 
-    def feature_distances(self, source_index: Tensor, target_index: Tensor) -> Tensor:
-        """(K,) and (K,) positions -> (K,) D, differentiable."""
-        p = self.features(self.source, source_index)
-        q = self.features(self.target, target_index)
+    def feature_distances(self, p: Tensor, q: Tensor) -> Tensor:
+        """D (K,) of directions (K, C) and (K, C); differentiable."""
         if self.distance == "l2":
             return torch.linalg.vector_norm(p - q, dim=1) / math.sqrt(p.shape[1])
         return 1 - (p * q).sum(dim=1)
+
+    def chosen(self, index: Tensor) -> Chosen:
+        """The distances of targets (N,) that are chosen by the sources in turn."""
+        positions = torch.arange(len(index), device=index.device)
+        feature = [
+            self.feature_distances(self.features(self.source, i), self.features(self.target, index[i]))
+            for i in positions.split(SOURCE_STRIP)
+        ]
+        return Chosen(index, torch.cat(feature), self.spatial_distances(positions, index))
 
     def spatial_distances(self, source_index: Tensor, target_index: Tensor) -> Tensor:
         """(K,) and (K,) positions -> (K,) D'."""
@@ -129,14 +193,15 @@ class Problem:
         return torch.linalg.vector_norm(between, dim=1)
 
 
-def search_by_tiles(problem: Problem) -> Tensor:
-    """The chosen target of every source position, (N,)."""
+def search_by_tiles(problem: Problem) -> Chosen:
+    """The search on any device."""
     positions = torch.arange(problem.source.count, device=problem.mean.device)
-    return torch.cat([search_strip(problem, strip) for strip in positions.split(SOURCE_STRIP)])
+    strips = [search_strip(problem, strip) for strip in positions.split(SOURCE_STRIP)]
+    return Chosen(*(torch.cat(parts) for parts in zip(*strips, strict=True)))
 
 
-def search_strip(problem: Problem, strip: Tensor) -> Tensor:
-    """The chosen targets of the source positions `strip`, (S,)."""
+def search_strip(problem: Problem, strip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The chosen targets of the source positions `strip`, with D and D': three of (S,)."""
     p = problem.features(problem.source, strip)
     p_position = problem.source.positions(strip)
 
@@ -158,7 +223,8 @@ def search_strip(problem: Problem, strip: Tensor) -> Tensor:
             found = _best_of_block(problem, p[row], p_position[row], blocks[block], incumbent)
             for values, new in zip(best, found, strict=True):
                 values[row] = new
-    return best[2]
+    cost, spatial, index = best
+    return index, cost - problem.weight_spatial * spatial, spatial
 
 
 def _bounds(
@@ -280,18 +346,18 @@ def problems(
         raise ValueError(
             f"The source is on {source.device}, the target on {target.device}; move one of them."
         )
-    for source_pixels, target_pixels in zip(source.double(), target.double(), strict=True):
+    for source_pixels, target_pixels in zip(source, target, strict=True):
         # D does not change when both are shifted alike, and constant features become exactly zero.
-        shift = target_pixels[:, :1, :1].detach()
-        source_grid = PatchGrid(source_pixels - shift, patch, stride)
-        target_grid = PatchGrid(target_pixels - shift, patch, stride)
+        origin = target_pixels[:, 0, 0].detach().double()
+        target_grid = PatchGrid(target_pixels, origin, patch, stride)
         with torch.no_grad():
-            mean_square = target_grid.mean(target_grid.pixels.square()).sum()
+            values = target_grid.values
+            mean, mean_square = target_grid.mean(values), target_grid.mean(values.square()).sum()
         yield Problem(
-            source=source_grid,
+            source=PatchGrid(source_pixels, origin, patch, stride),
             target=target_grid,
             weight_spatial=weight_spatial,
             distance=distance,
-            mean=target_grid.mean(target_grid.pixels),
+            mean=mean,
             no_length=NO_LENGTH * mean_square.sqrt(),
         )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
 
@@ -25,6 +26,7 @@ from torch.nn import functional
 from srraw_model.matching import (
     FLOAT32_ROUNDOFF,
     TIE,
+    Chosen,
     PatchGrid,
     Problem,
     product_roundoff,
@@ -44,8 +46,8 @@ WEAK = 1e-3  # length of a centred patch, relative to the longest, below which b
 WEAKEST = 1e-4  # of a target's, below which none of them are
 
 
-def search(problem: Problem) -> Tensor:
-    """The chosen target of every source position, (N,)."""
+def search(problem: Problem) -> Chosen:
+    """What every source position chooses."""
     source, target = problem.source, problem.target
     work = source.count * target.count * len(problem.mean)
     on_cpu = source.pixels.device.type == "cpu" and find_spec("numba") is not None
@@ -61,90 +63,149 @@ def search(problem: Problem) -> Tensor:
 # --- feature maps -----------------------------------------------------------------------------------------
 
 
-def _search_maps(problem: Problem) -> Tensor:
+def _search_maps(problem: Problem) -> Chosen:
+    targets = _Targets.of(problem)
+    if not targets.usable:
+        return search_by_tiles(problem)
+    sources = _compact_order(problem.source, GROUP_SIDES, GROUP_SIDES)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        groups = [_search_group(problem, group, targets, pool) for group in sources.split(GROUP)]
+    place = torch.empty_like(sources)
+    place[sources] = torch.arange(len(sources))  # where each position stands in the order
+    return Chosen(*(torch.cat(parts)[place] for parts in zip(*groups, strict=True)))
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """The targets in blocks, and what is needed of them for every group of sources.
+
+    Attributes:
+        features: (blocks, C, BLOCK) float64.
+        factors: (blocks BLOCK, C or C + 1) float32, of products.
+        longest: (blocks,) float32, of l2 the greatest |q|^2.
+        positions: (blocks, 2, BLOCK) float64.
+        index: (blocks, BLOCK).
+        box: (4, blocks), least x, greatest x, least y, greatest y of the positions.
+        tiles: of blocks that are multiplied together; tile_box: (4, tiles).
+        product: where products go.
+    """
+
+    features: Tensor
+    factors: Tensor
+    longest: Tensor
+    positions: Tensor
+    index: Tensor
+    box: Tensor
+    tiles: list[slice]
+    tile_box: Tensor
+    product: Tensor
+
+    @staticmethod
+    def of(problem: Problem) -> _Targets:
+        order = _compact_order(problem.target, TILE_SIDES, BLOCK_SIDES)
+        order = torch.cat([order, order[-1:].expand(-len(order) % BLOCK)])  # the last one again
+        features = problem.features(problem.target, order)
+        blocks = len(order) // BLOCK
+        positions = problem.target.positions(order).view(blocks, BLOCK, 2)
+        box = torch.stack([positions.amin(1), positions.amax(1)], dim=2).view(blocks, 4).T.contiguous()
+        tiles = [slice(k, min(k + TILE // BLOCK, blocks)) for k in range(0, blocks, TILE // BLOCK)]
+        square = features.square().sum(dim=1)
+        # |p - q|^2 = |p|^2 - 2 (<p, q> - |q|^2 / 2), and the bracket is one product.
+        factors = torch.cat([features, -square[:, None] / 2], 1) if problem.distance == "l2" else features
+        return _Targets(
+            features=features.view(blocks, BLOCK, -1).transpose(1, 2).contiguous(),
+            factors=factors.float(),
+            longest=square.view(blocks, BLOCK).amax(dim=1).float(),
+            positions=positions.transpose(1, 2).contiguous(),
+            index=order.view(blocks, BLOCK),
+            box=box,
+            tiles=tiles,
+            tile_box=torch.stack([_box_around(box[:, tile]) for tile in tiles], dim=1),
+            product=torch.empty(GROUP * TILE),
+        )
+
+    @property
+    def usable(self) -> bool:
+        """Whether float32 holds the products."""
+        return bool(self.factors.abs().max() < 1e15)
+
+
+def _search_group(
+    problem: Problem, group: Tensor, targets: _Targets, pool: ThreadPoolExecutor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The chosen targets of some sources near each other, with D and D': three of (K,)."""
     from srraw_model import kernels
 
     weight, is_l2 = float(problem.weight_spatial), problem.distance == "l2"
-    sources = _compact_order(problem.source, GROUP_SIDES, GROUP_SIDES)
-    targets = _compact_order(problem.target, TILE_SIDES, BLOCK_SIDES)
-    targets = torch.cat([targets, targets[-1:].expand(-len(targets) % BLOCK)])  # the last one again
-    p, q = problem.features(problem.source, sources), problem.features(problem.target, targets)
-    least_distances = _Products(p, q, is_l2)
-    if not least_distances.usable:
-        return search_by_tiles(problem)
-    p_position, q_position = problem.source.positions(sources), problem.target.positions(targets)
-    blocks = len(targets) // BLOCK
-    q = q.view(blocks, BLOCK, -1).transpose(1, 2).contiguous()
-    q_position = q_position.view(blocks, BLOCK, 2).transpose(1, 2).contiguous()
-    box = torch.stack([q_position.amin(2), q_position.amax(2)], dim=2).view(blocks, 4)
-    ranked = [array.numpy() for array in (q, q_position, targets.view(blocks, BLOCK), box)]
-    tiles = [slice(k, min(k + TILE // BLOCK, blocks)) for k in range(0, blocks, TILE // BLOCK)]
-    tile_box = torch.stack([_box_around(box[tile]) for tile in tiles])
+    p, position = problem.features(problem.source, group), problem.source.positions(group)
+    count, blocks = len(group), len(targets.index)
+    cost, spatial = np.full(count, np.inf), np.full(count, np.inf)
+    chosen = np.full(count, np.iinfo(np.int64).max)
+    arrays = [t.numpy() for t in (targets.features, targets.positions, targets.index, targets.box)]
+    bound = torch.full((count, blocks), math.inf)
 
-    cost, spatial = np.full(len(p), np.inf), np.full(len(p), np.inf)
-    chosen = np.full(len(p), np.iinfo(np.int64).max)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for first in range(0, len(p), GROUP):
-            rows = slice(first, min(first + GROUP, len(p)))
-            best = cost[rows], spatial[rows], chosen[rows]
-            here = p[rows].numpy(), p_position[rows].numpy()
-            count = rows.stop - first
+    def rank(among: slice) -> None:
+        def band(first: int, last: int) -> None:
+            kernels.rank_blocks(
+                p.numpy(),
+                position.numpy(),
+                first,
+                last,
+                *arrays,
+                among.start,
+                among.stop,
+                bound.numpy(),
+                weight,
+                is_l2,
+                cost,
+                spatial,
+                chosen,
+            )
 
-            def rank(bound: Tensor, here: tuple = here, best: tuple = best, count: int = count) -> None:
-                def some(begin: int, end: int) -> None:
-                    kernels.rank_blocks(*here, begin, end, *ranked, bound.numpy(), weight, is_l2, *best)
+        _in_bands(pool, band, count)
 
-                _in_bands(pool, some, count)
-
-            apart = weight * _distances_to(p_position[rows], tile_box)
-            near, *others = apart.mean(dim=0).argsort().tolist()
-            bound = torch.full((count, blocks), math.inf)
-            bound[:, tiles[near]] = least_distances.of(rows, tiles[near])
-            rank(bound)
-            bound[:, tiles[near]] = math.inf
-            useful = apart <= torch.from_numpy(best[0])[:, None] + TIE
-            for k in others:
-                few = useful[:, k].nonzero().squeeze(1)
-                if len(few) > SPARSE * count:
-                    bound[:, tiles[k]] = least_distances.of(rows, tiles[k])
-                elif len(few):
-                    bound[few, tiles[k]] = least_distances.of(few + first, tiles[k])
-            rank(bound)
-    result = torch.empty(len(p), dtype=torch.int64)
-    result[sources] = torch.from_numpy(chosen)
-    return result
+    least = _least_distances(p, targets, is_l2)
+    apart = weight * _distances_to(position, targets.tile_box)
+    near, *others = apart.mean(dim=0).argsort().tolist()
+    bound[:, targets.tiles[near]] = least(None, targets.tiles[near])
+    rank(targets.tiles[near])
+    bound[:, targets.tiles[near]] = math.inf
+    useful = apart <= torch.from_numpy(cost)[:, None] + TIE
+    for k, sources in zip(others, useful.sum(dim=0)[others].tolist(), strict=True):
+        if sources > SPARSE * count:
+            bound[:, targets.tiles[k]] = least(None, targets.tiles[k])
+        elif sources:
+            few = useful[:, k].nonzero().squeeze(1)
+            bound[few, targets.tiles[k]] = least(few, targets.tiles[k])
+    rank(slice(0, blocks))
+    index, feature, spatial = (torch.from_numpy(v) for v in (chosen, cost - weight * spatial, spatial))
+    return index, feature, spatial
 
 
-class _Products:
-    """Lower bounds of the feature distances between sources and blocks of targets, by float32 products.
+def _least_distances(p: Tensor, targets: _Targets, is_l2: bool) -> Callable[[Tensor | None, slice], Tensor]:
+    """Bounds of the feature distances of sources (K, C): a function of some of them and some blocks.
 
-    The errors allowed for are those of any order of summation: a product of C terms errs by less than
-    (C + 2) roundoffs of |p| |q|; the small integers that follow leave ample room for the other operations.
+    It returns (sources, blocks) float32, no greater than the least distance within each block. The errors
+    allowed for are those of any order of summation: a product of C terms errs by less than (C + 2) roundoffs
+    of |p| |q|; the small integers that follow leave ample room for the other operations.
     """
+    channels = p.shape[1]
+    error = (channels + 32) * FLOAT32_ROUNDOFF + 2.1 * product_roundoff()
+    p_square = p.square().sum(dim=1, keepdim=True).float()
+    factors = (torch.cat([p, torch.ones_like(p[:, :1])], 1) if is_l2 else p).float()
 
-    def __init__(self, p: Tensor, q: Tensor, is_l2: bool) -> None:
-        self.channels = p.shape[1]
-        self.error = (self.channels + 32) * FLOAT32_ROUNDOFF + 2.1 * product_roundoff()
-        self.is_l2 = is_l2
-        if is_l2:  # |p - q|^2 = |p|^2 - 2 (<p, q> - |q|^2 / 2), the bracket as one product
-            p_square, q_square = p.square().sum(dim=1), q.square().sum(dim=1)
-            p, q = torch.cat([p, torch.ones_like(p[:, :1])], 1), torch.cat([q, -q_square[:, None] / 2], 1)
-            self.p_square = p_square.float()
-            self.longest = q_square.view(-1, BLOCK).amax(dim=1).float()
-        self.p, self.q = p.float(), q.float()
-        self.usable = bool(self.p.abs().max() < 1e15 and self.q.abs().max() < 1e15)
-        self._product = torch.empty(GROUP * TILE)
+    def least(rows: Tensor | None, blocks: slice) -> Tensor:
+        mine = factors if rows is None else factors[rows]
+        theirs = targets.factors[blocks.start * BLOCK : blocks.stop * BLOCK]
+        product = targets.product[: len(mine) * len(theirs)].view(len(mine), len(theirs))
+        best = torch.mm(mine, theirs.T, out=product).view(len(mine), -1, BLOCK).amax(dim=2)
+        if not is_l2:
+            return best.neg_().add_(1 - error)
+        square = p_square if rows is None else p_square[rows]
+        squared = square - 2 * best - 2 * error * (square + targets.longest[blocks])
+        return (squared.clamp_(min=0) / channels).sqrt_() * (1 - 1e-6)
 
-    def of(self, rows: Tensor | slice, blocks: slice) -> Tensor:
-        """(sources, blocks) float32, no greater than the least distance within each block."""
-        p, q = self.p[rows], self.q[blocks.start * BLOCK : blocks.stop * BLOCK]
-        product = self._product[: len(p) * len(q)].view(len(p), len(q))
-        best = torch.mm(p, q.T, out=product).view(len(p), -1, BLOCK).amax(dim=2)
-        if not self.is_l2:
-            return best.neg_().add_(1 - self.error)
-        p_square = self.p_square[rows, None]
-        squared = p_square - 2 * best - 2 * self.error * (p_square + self.longest[blocks])
-        return (squared.clamp_(min=0) / self.channels).sqrt_() * (1 - 1e-6)
+    return least
 
 
 def _compact_order(grid: PatchGrid, outer: tuple[int, int], inner: tuple[int, int]) -> Tensor:
@@ -161,14 +222,14 @@ def _compact_order(grid: PatchGrid, outer: tuple[int, int], inner: tuple[int, in
 
 
 def _box_around(boxes: Tensor) -> Tensor:
-    return torch.stack([boxes[:, 0].amin(), boxes[:, 1].amax(), boxes[:, 2].amin(), boxes[:, 3].amax()])
+    return torch.stack([boxes[0].amin(), boxes[1].amax(), boxes[2].amin(), boxes[3].amax()])
 
 
 def _distances_to(points: Tensor, boxes: Tensor) -> Tensor:
-    """Distances (N, K) of points (N, 2) to rectangles (K, 4), 0 within."""
+    """Distances (N, K) of points (N, 2) to rectangles (4, K), 0 within."""
     x, y = points[:, :1], points[:, 1:]
-    dx = torch.maximum(boxes[:, 0] - x, x - boxes[:, 1]).clamp(min=0)
-    dy = torch.maximum(boxes[:, 2] - y, y - boxes[:, 3]).clamp(min=0)
+    dx = torch.maximum(boxes[0] - x, x - boxes[1]).clamp(min=0)
+    dy = torch.maximum(boxes[2] - y, y - boxes[3]).clamp(min=0)
     return (dx.square() + dy.square()).sqrt()
 
 
@@ -182,7 +243,7 @@ def _in_bands(pool: ThreadPoolExecutor, work: Callable[[int, int], None], count:
 # --- patches of pixels ------------------------------------------------------------------------------------
 
 
-def _search_patches(problem: Problem) -> Tensor:
+def _search_patches(problem: Problem) -> Chosen:
     from srraw_model import kernels
 
     source, target, is_l2 = problem.source, problem.target, problem.distance == "l2"
@@ -214,7 +275,7 @@ def _search_patches(problem: Problem) -> Tensor:
     images = [
         part
         for grid in (source, target)
-        for part in (grid.pixels.reshape(-1).numpy(), tuple(grid.pixels.shape[1:]))
+        for part in (grid.values.reshape(-1).numpy(), tuple(grid.pixels.shape[1:]))
     ]
 
     def band(first: int, last: int) -> None:
@@ -237,10 +298,10 @@ def _search_patches(problem: Problem) -> Tensor:
         _in_bands(pool, band, rows)
     y, x = np.mgrid[: source.rows, : source.columns]
     by = shifts[order[::stride, ::stride]]
-    result = torch.from_numpy(((y + by[..., 0]) * target.columns + x + by[..., 1]).reshape(-1))
+    index = torch.from_numpy(((y + by[..., 0]) * target.columns + x + by[..., 1]).reshape(-1))
     if weak is not None and len(weak):
-        result[weak] = search_strip(problem, weak)
-    return result
+        index[weak] = search_strip(problem, weak)[0]
+    return problem.chosen(index)
 
 
 def _centring(problem: Problem, grid: PatchGrid) -> tuple[Tensor, Tensor]:
@@ -249,7 +310,7 @@ def _centring(problem: Problem, grid: PatchGrid) -> tuple[Tensor, Tensor]:
     With these <p - m, q - m> = <p, q> - (<p, m> - |m|^2/2) - (<q, m> - |m|^2/2).
     """
     mean = problem.mean.view(1, -1, grid.patch, grid.patch)
-    pixels = grid.pixels[None]
+    pixels = grid.values[None]
     mean_square = mean.square().sum()
     along = functional.conv2d(pixels, mean)[0, 0]
     square = functional.conv2d(pixels.square(), torch.ones_like(mean))[0, 0]
