@@ -276,7 +276,7 @@ def _judged(
         if parallax > max(departure, error / 2):
             why = "parallax, for part of the picture lies farther than what the map follows"
         elif departure > error / 2:
-            why = "distortion of the lens, parallax, or a motion too simple"
+            why = "distortion of the lens (srraw calibrate lens), parallax, or a motion too simple"
         else:
             why = "too little detail"
         reason = f"the expected error is {error:.1f} px: {why}"

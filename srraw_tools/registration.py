@@ -109,15 +109,20 @@ def register(
         if found is not None:
             yield found
 
+    def measured(start: Matrix) -> Registration:
+        undistorted = _undistorted(start, lenses, low.shape, high.shape, motion)
+        return measure(low, high, undistorted, motion=motion, names=names, lenses=lenses)
+
     start, clear = begun(chain([expected], starts.near(low, high, expected)))
-    low_to_high, score = _refined(low, high, start, clear, motion, noise)
-    if score < SURE_SCORE:
-        other, as_clear = begun(anywhere())
-        if as_clear > clear:
-            other, its_score = _refined(low, high, other, as_clear, motion, noise)
-            low_to_high = other if its_score > score else low_to_high
-    low_to_high = _undistorted(low_to_high, lenses, low.shape, high.shape, motion)
-    return measure(low, high, low_to_high, motion=motion, names=names, lenses=lenses)
+    refined, score = _refined(low, high, start, clear, motion, noise)
+    found = measured(refined)
+    # A small common field correlates well by chance; its blocks then fail.
+    if score < SURE_SCORE or found.reason:
+        other, clear = begun(anywhere())
+        if clear >= 0:
+            elsewhere = measured(_refined(low, high, other, clear, motion, noise)[0])
+            found = max(found, elsewhere, key=lambda one: (one.reason is None, one.score))
+    return found
 
 
 def measure(

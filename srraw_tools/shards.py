@@ -46,7 +46,7 @@ class Pair:
     `color_matrix` and `target_color_matrix` map white-balanced camera RGB to linear sRGB.
     `gain` (R, G, B) multiplies the target to match the low shot's exposure. What is unknown is None;
     `target_cfa` is, where the long shot is a picture, whose target is sRGB. `distortion_low` and
-    `distortion_high` are k1, k2, centre x, y and normaliser, where `low_to_high` maps undistorted coordinates.
+    `distortion_high` are k1, k2, centre x, y and normaliser; `low_to_high` then maps undistorted coordinates.
     """
 
     name: str

@@ -17,6 +17,7 @@ from srraw_tools.geometry import Matrix
 
 MARGIN = 0.2  # of the frame, by which the field in view may lie elsewhere than expected
 FEATURE_SIDE = 640  # pixels of the longer side at which features are sought near the expected map
+MARGIN_SIDE = 1600  # and at most, with the margins; SIFT takes 180 bytes for each pixel
 WIDE_SIDE = 1200  # and over the whole frame, where no map is expected
 WIDE_REDUCTIONS = (1, 2, 4, 8)  # of the high image there; the low one is looked at in the first only
 FEATURES = 2000  # of an image, the strongest
@@ -47,7 +48,7 @@ def near(low: Image, high: Image, expected: Matrix) -> Iterator[Matrix]:
     mx, my = round(MARGIN * low.shape[1]), round(MARGIN * low.shape[0])
     x0, y0 = max(0, x - mx), max(0, y - my)
     x1, y1 = min(low.shape[1], x + w + mx), min(low.shape[0], y + h + my)
-    reduction = max(1.0, max(high.shape) / scale / FEATURE_SIDE)
+    reduction = max(1.0, max(high.shape) / scale / FEATURE_SIDE, max(x1 - x0, y1 - y0) / MARGIN_SIDE)
     low_small, region_to_small = resized(low[y0:y1, x0:x1], 1 / reduction)
     high_small, high_to_small = resized(high, 1 / (scale * reduction))
     low_to_small = region_to_small @ geometry.translation(-x0, -y0)

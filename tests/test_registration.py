@@ -102,6 +102,24 @@ def test_larger_groups_of_motions_contain_the_similarity(motion):
     assert error_px(found.low_to_high, low_map, high_map) < 0.5
 
 
+def test_a_wrong_ratio_is_found_by_features_that_are_asked_for_only_then():
+    low_map, high_map = centred(0.25, 1.0, 6, -4), centred(1.0)
+    scene, asked = Waves(6), []
+    low, high = scene.shot(low_map), scene.shot(high_map)
+
+    def features():
+        asked.append(True)
+        return starts.wide_features(low), starts.wide_features(high)
+
+    for ratio in (4.0, 15.0):
+        assert not asked
+        expected = starts.centred_start(SIZE, SIZE, ratio)
+        found = registration.register(low, high, expected, features=features)
+        assert found.reason is None
+        assert error_px(found.low_to_high, low_map, high_map) < 0.3
+    assert asked == [True]
+
+
 def two_scenes():
     return Waves(1).shot(centred(0.25)), Waves(2).shot(centred(1.0))
 
