@@ -26,10 +26,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from srraw_model.formulations import contextual_loss, released_loss
 from srraw_model.matching import Problem, problems
 from srraw_model.search import search
 
 SOURCE_STRIP = 4096  # source features held at a time
+OTHERS = {"contextual": contextual_loss, "released": released_loss}
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def contextual_bilateral_loss(
         target: (B, C, H', W'), the features to match; height and width may differ from the source's.
         weight_spatial: weight of D', at least 0.
         distance: "cosine" or "l2".
-        formulation: only "paper" exists.
+        formulation: "paper" is Eq. 2; "contextual" and "released" are formulations.contextual_loss and
+            formulations.released_loss, for those who compare.
 
     Returns:
         A scalar in the source's precision (at least float32), differentiable with respect to the source and,
@@ -85,9 +88,11 @@ def contextual_bilateral_loss(
     Raises:
         ValueError: shapes that do not fit, values that are not finite, or an unknown option.
     """
-    if formulation != "paper":
-        raise ValueError(f"CoBi has no formulation {formulation!r}; the only one is 'paper' (Eq. 2).")
-    return _loss(source, target, 1, 1, weight_spatial, distance)
+    if formulation == "paper":
+        return _loss(source, target, 1, 1, weight_spatial, distance)
+    if formulation not in OTHERS:
+        raise ValueError(f"CoBi has no formulation {formulation!r}; there are paper, {', '.join(OTHERS)}.")
+    return OTHERS[formulation](source, target, weight_spatial=weight_spatial, distance=distance)
 
 
 def contextual_bilateral_rgb_loss(

@@ -400,7 +400,8 @@ print(peak_mb() - before)
         ({"weight_spatial": -1}, "weight_spatial must be at least 0"),
         ({"weight_spatial": math.nan}, "weight_spatial must be at least 0"),
         ({"distance": "l1"}, "there are 'cosine' and 'l2'"),
-        ({"formulation": "released"}, "the only one is 'paper'"),
+        ({"formulation": "approximate"}, "there are paper, contextual, released"),
+        ({"formulation": "released", "weight_spatial": 2}, "is a share"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_a_sentence(change, message):
