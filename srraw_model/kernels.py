@@ -23,14 +23,13 @@ compiled = njit(nogil=True, error_model="numpy", cache=True)
 def rank_blocks(
     p: Floats,
     p_position: Floats,
-    first: int,
-    last: int,
     q: Floats,
     q_position: Floats,
     index: Integers,
     box: Floats,
-    first_block: int,
-    last_block: int,
+    tiles: Integers,
+    edges: Integers,
+    apart: Floats,
     bound: npt.NDArray[np.float32],
     weight: float,
     is_l2: bool,
@@ -41,56 +40,92 @@ def rank_blocks(
     """Rank targets exactly, block by block, leaving out those that cannot win.
 
     Args:
-        p, p_position: (N, C) features and (N, 2) positions of the sources, of which first to last are done.
-        q, q_position: (blocks, C, K) and (blocks, 2, K), of the targets in blocks, of which first_block to
-            last_block are ranked.
+        p, p_position: (N, C) features and (N, 2) positions of the sources.
+        q, q_position: (blocks, C, K) and (blocks, 2, K), of the targets in blocks.
         index: (blocks, K) of the targets.
         box: (4, blocks), least x, greatest x, least y, greatest y of a block's positions.
-        bound: (N, blocks), no greater than the least feature distance within a block; infinite leaves it out.
+        tiles: of blocks, that are ranked; tile t has the blocks from edges[t] to before edges[t + 1].
+        apart: (N, tiles), what the distance of a tile adds to the cost, at least.
+        bound: (N, blocks), no greater than the least feature distance within a block; not read where `apart`
+            alone leaves the tile out.
         cost, spatial, chosen: (N,) of the best so far, D' and target of it; changed here.
     """
-    _, channels, width = q.shape
-    total, apart, least = np.empty(width), np.empty(width), np.empty(last_block)
-    for i in range(first, last):
-        x, y = p_position[i, 0], p_position[i, 1]
-        for b in range(first_block, last_block):
-            dx = max(max(box[0, b] - x, x - box[1, b]), 0.0)
-            dy = max(max(box[2, b] - y, y - box[3, b]), 0.0)
-            least[b] = bound[i, b] + weight * np.sqrt(dx * dx + dy * dy)
-        begin = first_block + np.argmin(least[first_block:])
-        for k in range(first_block - 1, last_block):
-            b = begin if k < first_block else k
-            if k == begin or least[b] > cost[i] + TIE:
+    total, between, least = np.empty(q.shape[2]), np.empty(q.shape[2]), np.empty(len(q))
+    for i in range(len(p)):
+        x, y, limit = p_position[i, 0], p_position[i, 1], cost[i] + TIE
+        here, begin, smallest = bound[i], U(0), np.inf
+        for t in tiles:
+            if apart[i, t] > limit:
                 continue
-            total[:] = 0.0
-            if is_l2:
-                for c in range(channels):
-                    value = p[i, c]
-                    for j in range(width):
-                        difference = q[b, c, j] - value
-                        total[j] += difference * difference
-                for j in range(width):
-                    total[j] = np.sqrt(total[j] / channels)
-            else:
-                for c in range(channels):
-                    value = p[i, c]
-                    for j in range(width):
-                        total[j] += value * q[b, c, j]
-                for j in range(width):
-                    total[j] = 1.0 - total[j]
-            possible = 0
+            for b in range(U(edges[t]), U(edges[t + 1])):
+                dx = max(box[0, b] - x, x - box[1, b])
+                dy = max(box[2, b] - y, y - box[3, b])
+                dx, dy = dx if dx > 0.0 else 0.0, dy if dy > 0.0 else 0.0
+                least[b] = here[b] + weight * np.sqrt(dx * dx + dy * dy)
+            for b in range(U(edges[t]), U(edges[t + 1])):
+                if least[b] < smallest:
+                    begin, smallest = b, least[b]
+        best = cost[i], spatial[i], chosen[i]
+        if smallest <= limit:
+            best = _best_of_block(
+                p[i], x, y, q[begin], q_position[begin], index[begin], weight, is_l2, total, between, best
+            )
+        for t in tiles:
+            if apart[i, t] > limit:
+                continue
+            for b in range(U(edges[t]), U(edges[t + 1])):
+                if least[b] <= best[0] + TIE and b != begin:
+                    best = _best_of_block(
+                        p[i], x, y, q[b], q_position[b], index[b], weight, is_l2, total, between, best
+                    )
+        cost[i], spatial[i], chosen[i] = best
+
+
+@compiled
+def _best_of_block(
+    p: Floats,
+    x: float,
+    y: float,
+    q: Floats,
+    q_position: Floats,
+    index: Integers,
+    weight: float,
+    is_l2: bool,
+    total: Floats,
+    between: Floats,
+    best: tuple[float, float, int],
+) -> tuple[float, float, int]:
+    """Cost, D' and index of the best among a block's targets and the best so far."""
+    cost, spatial, chosen = best
+    width = U(q.shape[1])
+    total[:] = 0.0
+    if is_l2:
+        for c in range(U(len(p))):
             for j in range(width):
-                dx, dy = q_position[b, 0, j] - x, q_position[b, 1, j] - y
-                apart[j] = np.sqrt(dx * dx + dy * dy)
-                total[j] += weight * apart[j]
-                possible += total[j] <= cost[i] + TIE
-            for j in range(width if possible else 0):
-                if total[j] > cost[i] + TIE:
-                    continue
-                # Equal costs go to the nearer target, equally near ones to the lower index.
-                better = total[j] < cost[i] - TIE or apart[j] < spatial[i] - TIE
-                if better or (apart[j] <= spatial[i] + TIE and index[b, j] < chosen[i]):
-                    cost[i], spatial[i], chosen[i] = total[j], apart[j], index[b, j]
+                difference = q[c, j] - p[c]
+                total[j] += difference * difference
+        for j in range(width):
+            total[j] = np.sqrt(total[j] / len(p))
+    else:
+        for c in range(U(len(p))):
+            for j in range(width):
+                total[j] += p[c] * q[c, j]
+        for j in range(width):
+            total[j] = 1.0 - total[j]
+    possible = 0
+    for j in range(width):
+        dx, dy = q_position[0, j] - x, q_position[1, j] - y
+        between[j] = np.sqrt(dx * dx + dy * dy)
+        total[j] += weight * between[j]
+        possible += total[j] <= cost + TIE
+    for j in range(width if possible else U(0)):
+        if total[j] > cost + TIE:
+            continue
+        # Equal costs go to the nearer target, equally near ones to the lower index.
+        better = total[j] < cost - TIE or between[j] < spatial - TIE
+        if better or (between[j] <= spatial + TIE and index[j] < chosen):
+            cost, spatial, chosen = total[j], between[j], index[j]
+    return cost, spatial, chosen
 
 
 @compiled

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -34,11 +34,13 @@ from srraw_model.matching import (
     search_strip,
 )
 
+T = TypeVar("T")
+
 SMALL = 2e8  # multiplications below which nothing need be compiled
-GROUP = 512  # sources that are searched together
-GROUP_SIDES = 16, 32  # rows and columns that they lie in, about
-TILE = 2048  # targets that are multiplied together
-TILE_SIDES = 32, 64
+GROUP = 1024  # sources that are searched together
+GROUP_SIDES = 32, 32  # rows and columns that they lie in, about
+TILE = 1024  # targets that are multiplied together
+TILE_SIDES = 32, 32
 BLOCK = 64  # targets that share a bound
 BLOCK_SIDES = 8, 8
 SPARSE = 0.75  # share of a group below which only the sources that a tile may serve are multiplied
@@ -68,11 +70,19 @@ def _search_maps(problem: Problem) -> Chosen:
     if not targets.usable:
         return search_by_tiles(problem)
     sources = _compact_order(problem.source, GROUP_SIDES, GROUP_SIDES)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        groups = [_search_group(problem, group, targets, pool) for group in sources.split(GROUP)]
+    groups = sources.split(GROUP)
+    workers = min(torch.get_num_threads(), len(groups))
+
+    @torch.no_grad()  # which a thread does not inherit
+    def work(number: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        product = torch.empty(GROUP * TILE)
+        return [_search_group(problem, group, targets, product) for group in groups[number::workers]]
+
+    found = _in_threads(work, workers)
+    in_order = [found[k % workers][k // workers] for k in range(len(groups))]
     place = torch.empty_like(sources)
     place[sources] = torch.arange(len(sources))  # where each position stands in the order
-    return Chosen(*(torch.cat(parts)[place] for parts in zip(*groups, strict=True)))
+    return Chosen(*(torch.cat(parts)[place] for parts in zip(*in_order, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,6 @@ class _Targets:
         index: (blocks, BLOCK).
         box: (4, blocks), least x, greatest x, least y, greatest y of the positions.
         tiles: of blocks that are multiplied together; tile_box: (4, tiles).
-        product: where products go.
     """
 
     features: Tensor
@@ -98,7 +107,6 @@ class _Targets:
     box: Tensor
     tiles: list[slice]
     tile_box: Tensor
-    product: Tensor
 
     @staticmethod
     def of(problem: Problem) -> _Targets:
@@ -121,7 +129,6 @@ class _Targets:
             box=box,
             tiles=tiles,
             tile_box=torch.stack([_box_around(box[:, tile]) for tile in tiles], dim=1),
-            product=torch.empty(GROUP * TILE),
         )
 
     @property
@@ -131,58 +138,64 @@ class _Targets:
 
 
 def _search_group(
-    problem: Problem, group: Tensor, targets: _Targets, pool: ThreadPoolExecutor
+    problem: Problem, group: Tensor, targets: _Targets, product: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The chosen targets of some sources near each other, with D and D': three of (K,)."""
+    """The chosen targets of some sources near each other, with D and D': three of (K,).
+
+    product: where products go.
+    """
     from srraw_model import kernels
 
     weight, is_l2 = float(problem.weight_spatial), problem.distance == "l2"
     p, position = problem.features(problem.source, group), problem.source.positions(group)
-    count, blocks = len(group), len(targets.index)
+    count = len(group)
     cost, spatial = np.full(count, np.inf), np.full(count, np.inf)
     chosen = np.full(count, np.iinfo(np.int64).max)
     arrays = [t.numpy() for t in (targets.features, targets.positions, targets.index, targets.box)]
-    bound = torch.full((count, blocks), math.inf)
-
-    def rank(among: slice) -> None:
-        def band(first: int, last: int) -> None:
-            kernels.rank_blocks(
-                p.numpy(),
-                position.numpy(),
-                first,
-                last,
-                *arrays,
-                among.start,
-                among.stop,
-                bound.numpy(),
-                weight,
-                is_l2,
-                cost,
-                spatial,
-                chosen,
-            )
-
-        _in_bands(pool, band, count)
-
-    least = _least_distances(p, targets, is_l2)
+    edges = np.array([0, *(tile.stop for tile in targets.tiles)], np.int64)
+    bound = torch.empty(count, len(targets.index))
     apart = weight * _distances_to(position, targets.tile_box)
+    least = _least_distances(p, targets, is_l2, product)
+
+    def rank(tiles: list[int]) -> None:
+        kernels.rank_blocks(
+            p.numpy(),
+            position.numpy(),
+            *arrays,
+            np.array(tiles, np.int64),
+            edges,
+            apart.numpy(),
+            bound.numpy(),
+            weight,
+            is_l2,
+            cost,
+            spatial,
+            chosen,
+        )
+
     near, *others = apart.mean(dim=0).argsort().tolist()
     bound[:, targets.tiles[near]] = least(None, targets.tiles[near])
-    rank(targets.tiles[near])
-    bound[:, targets.tiles[near]] = math.inf
+    if (apart.amax(dim=1) > bound[:, targets.tiles[near]].amin(dim=1)).any():  # else it excludes nothing
+        rank([near])
+    else:
+        others = [near, *others]
     useful = apart <= torch.from_numpy(cost)[:, None] + TIE
-    for k, sources in zip(others, useful.sum(dim=0)[others].tolist(), strict=True):
+    for k, sources in enumerate(useful.sum(dim=0).tolist()):
+        if k == near:
+            continue
         if sources > SPARSE * count:
             bound[:, targets.tiles[k]] = least(None, targets.tiles[k])
         elif sources:
             few = useful[:, k].nonzero().squeeze(1)
             bound[few, targets.tiles[k]] = least(few, targets.tiles[k])
-    rank(slice(0, blocks))
+    rank(others)
     index, feature, spatial = (torch.from_numpy(v) for v in (chosen, cost - weight * spatial, spatial))
     return index, feature, spatial
 
 
-def _least_distances(p: Tensor, targets: _Targets, is_l2: bool) -> Callable[[Tensor | None, slice], Tensor]:
+def _least_distances(
+    p: Tensor, targets: _Targets, is_l2: bool, buffer: Tensor
+) -> Callable[[Tensor | None, slice], Tensor]:
     """Bounds of the feature distances of sources (K, C): a function of some of them and some blocks.
 
     It returns (sources, blocks) float32, no greater than the least distance within each block. The errors
@@ -197,7 +210,7 @@ def _least_distances(p: Tensor, targets: _Targets, is_l2: bool) -> Callable[[Ten
     def least(rows: Tensor | None, blocks: slice) -> Tensor:
         mine = factors if rows is None else factors[rows]
         theirs = targets.factors[blocks.start * BLOCK : blocks.stop * BLOCK]
-        product = targets.product[: len(mine) * len(theirs)].view(len(mine), len(theirs))
+        product = buffer[: len(mine) * len(theirs)].view(len(mine), len(theirs))
         best = torch.mm(mine, theirs.T, out=product).view(len(mine), -1, BLOCK).amax(dim=2)
         if not is_l2:
             return best.neg_().add_(1 - error)
@@ -233,11 +246,14 @@ def _distances_to(points: Tensor, boxes: Tensor) -> Tensor:
     return (dx.square() + dy.square()).sqrt()
 
 
-def _in_bands(pool: ThreadPoolExecutor, work: Callable[[int, int], None], count: int) -> None:
-    """Call work(first, last) over 0 to `count`, in as many bands as there are threads."""
-    edges = np.linspace(0, count, torch.get_num_threads() + 1).astype(int).tolist()
-    for done in [pool.submit(work, a, b) for a, b in pairwise(edges) if a < b]:
-        done.result()
+def _in_threads(work: Callable[[int], T], count: int) -> list[T]:
+    """work(0) to work(count - 1), each in a thread of its own, in which torch uses no further ones."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, range(count)))
+    finally:
+        torch.set_num_threads(threads)  # in those begun later, too
 
 
 # --- patches of pixels ------------------------------------------------------------------------------------
@@ -294,8 +310,9 @@ def _search_patches(problem: Problem) -> Chosen:
             order[first:last].reshape(-1),
         )
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        _in_bands(pool, band, rows)
+    threads = min(torch.get_num_threads(), rows)
+    edges = np.linspace(0, rows, threads + 1).astype(int).tolist()
+    _in_threads(lambda number: band(edges[number], edges[number + 1]), threads)
     y, x = np.mgrid[: source.rows, : source.columns]
     by = shifts[order[::stride, ::stride]]
     index = torch.from_numpy(((y + by[..., 0]) * target.columns + x + by[..., 1]).reshape(-1))

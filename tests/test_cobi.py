@@ -170,6 +170,15 @@ def test_close_neighbours_far_from_the_mean_are_told_apart():
             assert_brute_force_agrees(source, target, weight_spatial, "l2")
 
 
+@contextmanager
+def in_this_thread():
+    """The searching threads' work, done here: what watches torch's operations watches one thread only."""
+    with replaced.object(
+        search, "_in_threads", lambda work, count: [work(number) for number in range(count)]
+    ):
+        yield
+
+
 class RoundedProducts(TorchDispatchMode):
     """Rounds the factors of float32 products as the hardware may, which not every machine does."""
 
@@ -196,11 +205,23 @@ def test_products_in_bfloat16_change_nothing_where_torch_is_allowed_them(distanc
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        with RoundedProducts(torch.bfloat16) as rounded:
+        with in_this_thread(), RoundedProducts(torch.bfloat16) as rounded:
             assert torch.equal(match(source, target, distance=distance).index, exact.index)
         assert rounded.products
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_the_search_leaves_torch_its_threads():
+    maps = random_maps((1, 8, 12, 12), (1, 8, 12, 12))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with small_tiles(BLOCK=8):
+            match(*maps)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_autocast_changes_nothing():
@@ -356,6 +377,7 @@ def test_no_array_is_larger_than_a_tile(distance):
     with (
         replaced.object(cobi, "SOURCE_STRIP", 256),
         small_tiles(SOURCE_STRIP=256, SOURCE_TILE=64, TARGET_TILE=512, BLOCK=64),
+        in_this_thread(),
         LargestTensor() as largest,
     ):
         contextual_bilateral_rgb_loss(image, target, patch=8, distance=distance).backward()
