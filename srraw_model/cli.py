@@ -58,7 +58,8 @@ version_option = click.version_option(__version__, prog_name="srraw")
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
-    help=f"paper: its network and loss. demo: a small network, in minutes on two cores.  [default: {PRESET}]",
+    help="paper: its network and loss. small: its network, a sparser loss, in minutes on two cores. "
+    f"demo: a small network.  [default: {PRESET}]",
 )
 @click.option("--steps", type=int, help="Training steps; the preset's unless given.")
 @click.option("--seed", type=int, help=f"Of weights and crops.  [default: {SEED}]")

@@ -6,9 +6,12 @@ their own shot's white balance and matrix, the output with `for_loss=True`, the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from srraw_model.clock import Clock
 from srraw_model.cobi import contextual_bilateral_loss, contextual_bilateral_rgb_loss
 
 PATCH_BY_ZOOM = {2: 5, 4: 10, 8: 15}  # n of CoBi_RGB(n); 10 and 15 are the paper's
@@ -65,6 +68,7 @@ class CoBiLoss(nn.Module):
         patch: n, the side of the RGB patches in pixels.
         patch_stride: step between the RGB patches in pixels; 1 is the paper's.
         rgb_distance: "cosine" or "l2", for the RGB patches.
+        leave_out: layers of the features that are not compared; conv1_2 is nine tenths of the paper's cost.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class CoBiLoss(nn.Module):
         patch: int | None = None,
         patch_stride: int = 1,
         rgb_distance: str = "cosine",
+        leave_out: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if patch is None and zoom not in PATCH_BY_ZOOM:
@@ -87,6 +92,7 @@ class CoBiLoss(nn.Module):
         self.patch = PATCH_BY_ZOOM[zoom] if patch is None else patch
         self.patch_stride = patch_stride
         self.rgb_distance = rgb_distance
+        self.leave_out = tuple(leave_out)
 
     def forward(self, output: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and its parts for the log.
@@ -99,7 +105,46 @@ class CoBiLoss(nn.Module):
             The total, a scalar; and, detached and before lambda, `cobi_rgb`, `cobi_vgg` (with features) and
             `cobi_<layer>` for each layer.
         """
-        rgb = contextual_bilateral_rgb_loss(
+        rgb = self._rgb(output, target)
+        if self.features is None:
+            return rgb, {"cobi_rgb": rgb.detach()}
+        wanted = self._compared(target)
+        layers = {name: self._vgg(source, wanted[name]) for name, source in self._compared(output).items()}
+        vgg = torch.stack(list(layers.values())).sum()
+        return rgb + self.lambda_vgg * vgg, _parts(rgb, layers)
+
+    def gradient(
+        self, output: Tensor, target: Tensor, clock: Clock
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """As `forward`, with the gradient by the output: each part is done, and freed, before the next.
+
+        So memory holds one part at a time, and the clock learns what each of them costs, forward and backward
+        together: cobi_rgb, features, cobi_vgg.
+
+        Returns:
+            The total and its parts, detached; and the total's gradient, of the output's shape.
+        """
+        output = output.detach().requires_grad_()
+        with clock("cobi_rgb"), torch.enable_grad():
+            rgb = self._rgb(output, target)
+            (gradient,) = torch.autograd.grad(rgb, output)
+        if self.features is None:
+            return rgb.detach(), {"cobi_rgb": rgb.detach()}, gradient
+        with clock("features"), torch.enable_grad():
+            wanted, found = self._compared(target), self._compared(output)
+        layers, of_features = {}, []
+        with clock("cobi_vgg"), torch.enable_grad():
+            for name, source in found.items():
+                source = source.detach().requires_grad_()
+                layers[name] = self._vgg(source, wanted[name])
+                of_features.append(self.lambda_vgg * torch.autograd.grad(layers[name], source)[0])
+        with clock("features"):
+            (of_output,) = torch.autograd.grad(list(found.values()), output, of_features)
+        parts = _parts(rgb, layers)
+        return parts["cobi_rgb"] + self.lambda_vgg * parts["cobi_vgg"], parts, gradient + of_output
+
+    def _rgb(self, output: Tensor, target: Tensor) -> Tensor:
+        return contextual_bilateral_rgb_loss(
             output,
             target,
             self.patch,
@@ -107,16 +152,21 @@ class CoBiLoss(nn.Module):
             weight_spatial=self.weight_spatial,
             distance=self.rgb_distance,
         )
-        if self.features is None:
-            return rgb, {"cobi_rgb": rgb.detach()}
-        target_features = self.features(target)
-        layers = {
-            name: contextual_bilateral_loss(source, target_features[name], weight_spatial=self.weight_spatial)
-            for name, source in self.features(output).items()
-        }
-        vgg = torch.stack(list(layers.values())).sum()
-        parts = {"cobi_rgb": rgb, "cobi_vgg": vgg} | {f"cobi_{name}": part for name, part in layers.items()}
-        return rgb + self.lambda_vgg * vgg, {name: part.detach() for name, part in parts.items()}
+
+    def _vgg(self, source: Tensor, target: Tensor) -> Tensor:
+        return contextual_bilateral_loss(source, target, weight_spatial=self.weight_spatial)
+
+    def _compared(self, picture: Tensor) -> dict[str, Tensor]:
+        """The features of a picture that are compared, by layer."""
+        found = self.features(picture)
+        return {name: values for name, values in found.items() if name not in self.leave_out}
+
+
+def _parts(rgb: Tensor, layers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the log shows, detached and before lambda."""
+    parts = {f"cobi_{name}": part.detach() for name, part in layers.items()}
+    vgg = torch.stack(list(parts.values())).sum()
+    return {"cobi_rgb": rgb.detach(), "cobi_vgg": vgg} | parts
 
 
 def aligned_l1(output: Tensor, target: Tensor, valid: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ others are ranked in float64. Sources are taken in compact groups: where `weight
 of a tile exceeds the best cost found nearby, that tile is not even multiplied.
 
 Patches of pixels: the distances of all patches at one shift are box sums (kernels.match_patches). Shifts are
-tried in the order of D', and no further than one could win.
+tried in the order of D', and no further than one could win. Box sums are made at every pixel; patches that
+are wide apart are multiplied, tile by tile.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ TILE_SIDES = 32, 32
 BLOCK = 64  # targets that share a bound
 BLOCK_SIDES = 8, 8
 SPARSE = 0.75  # share of a group below which only the sources that a tile may serve are multiplied
+DENSE_STRIDE = 2  # of patches, up to which box sums cost less than products
 WEAK = 1e-3  # length of a centred patch, relative to the longest, below which box sums are not exact enough
 WEAKEST = 1e-4  # of a target's, below which none of them are
 
@@ -57,9 +59,10 @@ def search(problem: Problem) -> Chosen:
         return search_by_tiles(problem)
     if source.patch == 1:
         return _search_maps(problem)
-    if max(source.rows, source.columns) == max(target.rows, target.columns):
+    of_shift = max(source.rows, source.columns) == max(target.rows, target.columns)  # D' is that of the shift
+    if source.stride <= DENSE_STRIDE and of_shift:
         return _search_patches(problem)
-    return search_by_tiles(problem)  # D' is not that of the shift
+    return search_by_tiles(problem)
 
 
 # --- feature maps -----------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from srraw_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from srraw_model.clock import Clock
 from srraw_model.dataset import Crops, Sample
 from srraw_model.device import chosen_device
 from srraw_model.features import load_vgg19
@@ -80,7 +81,15 @@ class Training:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """A training step, as logged. `loss_name` is "L1" or "CoBi"; `parts` are CoBi's, before lambda."""
+    """A training step, as logged.
+
+    Attributes:
+        loss_name: "L1" or "CoBi".
+        parts: of CoBi, before lambda.
+        seconds: of the whole step, from asking for its crops.
+        cost: seconds of its parts: `data` (waiting for the crops), `network`, `optimiser`, and of the loss
+            `l1`, or `cobi_rgb` and, with VGG, `features` and `cobi_vgg`; all forward and backward.
+    """
 
     step: int
     loss_name: str
@@ -89,6 +98,7 @@ class StepRecord:
     gradient_norm: float
     learning_rate: float
     seconds: float
+    cost: dict[str, float]
 
 
 def prepare_training(
@@ -202,7 +212,7 @@ def train(training: Training) -> Iterator[StepRecord]:
         try:
             for batch in batches:
                 record = _step(training, batch, started)
-                if record.step % LOG_EVERY == 0 or record.step == options.steps:
+                if _is_logged(record.step, options):
                     log.write(json.dumps(asdict(record)) + "\n")
                     log.flush()
                 if record.step % training.save_every == 0 or record.step == options.steps:
@@ -218,26 +228,35 @@ def train(training: Training) -> Iterator[StepRecord]:
 def _step(training: Training, batch: Sample, started: float) -> StepRecord:
     """One step of the optimiser."""
     options = training.options
+    clock = Clock(training.device, wait=_is_logged(training.step + 1, options))
+    clock.seconds["data"] = time.perf_counter() - started
     batch = Sample(*(values.to(training.device, non_blocking=True) for values in batch))
     rate = learning_rate_at(training.step, options)
     for group in training.optimiser.param_groups:
         group["lr"] = rate
 
-    camera_rgb = training.network(batch.packed)
-    output = render_srgb(camera_rgb, batch.camera_wb, batch.color_matrix, for_loss=True)
+    with clock("network"):
+        camera_rgb = training.network(batch.packed)
+        output = render_srgb(camera_rgb, batch.camera_wb, batch.color_matrix, for_loss=True)
+    if not torch.isfinite(output).all():
+        raise _diverged(training)
     if training.step < options.l1_steps:
-        name, loss, parts = "L1", aligned_l1(output, batch.target, batch.valid), {}
+        name, parts = "L1", {}
+        with clock("l1"):
+            rendered = output.detach().requires_grad_()
+            loss = aligned_l1(rendered, batch.target, batch.valid)
+            (gradient,) = torch.autograd.grad(loss, rendered)
     else:
-        if not torch.isfinite(output).all():
-            raise _diverged(training)
-        name, (loss, parts) = "CoBi", training.cobi(output, batch.target)
+        name, (loss, parts, gradient) = "CoBi", training.cobi.gradient(output, batch.target, clock)
     if not torch.isfinite(loss):
         raise _diverged(training)
 
     training.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(training.network.parameters(), CLIP_NORM)
-    training.optimiser.step()
+    with clock("network"):
+        output.backward(gradient)
+    with clock("optimiser"):
+        norm = nn.utils.clip_grad_norm_(training.network.parameters(), CLIP_NORM)
+        training.optimiser.step()
     training.step += 1
     return StepRecord(
         step=training.step,
@@ -247,7 +266,12 @@ def _step(training: Training, batch: Sample, started: float) -> StepRecord:
         gradient_norm=norm.item(),
         learning_rate=rate,
         seconds=time.perf_counter() - started,
+        cost=clock.seconds,
     )
+
+
+def _is_logged(step: int, options: TrainingOptions) -> bool:
+    return step % LOG_EVERY == 0 or step == options.steps
 
 
 def _new_options(asked: dict[str, Any]) -> TrainingOptions:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
+from srraw_model.clock import Clock
 from srraw_model.cobi import contextual_bilateral_loss, contextual_bilateral_rgb_loss
 from srraw_model.features import load_vgg19
 from srraw_model.losses import CONTINUED_SLOPE, CoBiLoss, aligned_l1, render_srgb
@@ -127,6 +128,30 @@ def test_eq_3_adds_lambda_times_the_sum_over_the_layers(pictures):
     total.backward()
     assert output.grad.abs().sum() > 0
     assert not any(part.requires_grad for part in parts.values())
+
+
+@pytest.mark.parametrize("features", [None, TwoLayers()])
+def test_part_by_part_it_has_the_value_and_gradient_of_the_whole(pictures, features):
+    output, target = pictures
+    loss = CoBiLoss(4, features, lambda_vgg=0.5, patch=4, patch_stride=4)
+    total, parts = loss(output.requires_grad_(), target)
+    total.backward()
+    clock = Clock(torch.device("cpu"))
+    with torch.no_grad():  # it takes the gradient itself
+        again, same_parts, gradient = loss.gradient(output, target, clock)
+    torch.testing.assert_close(again, total.detach())
+    torch.testing.assert_close(same_parts, parts)
+    torch.testing.assert_close(gradient, output.grad)
+    assert not again.requires_grad
+    assert set(clock.seconds) == ({"cobi_rgb", "features", "cobi_vgg"} if features else {"cobi_rgb"})
+    assert min(clock.seconds.values()) > 0
+
+
+def test_layers_that_are_left_out_are_not_compared(pictures):
+    whole, parts = CoBiLoss(4, TwoLayers(), patch_stride=4)(*pictures)
+    total, fewer = CoBiLoss(4, TwoLayers(), patch_stride=4, leave_out=["first"])(*pictures)
+    assert set(fewer) == {"cobi_rgb", "cobi_vgg", "cobi_second"}
+    torch.testing.assert_close(total, whole - parts["cobi_first"])
 
 
 def test_with_real_vgg_features_a_step_along_the_gradient_lowers_it(shared_data):

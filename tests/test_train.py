@@ -50,6 +50,9 @@ def test_a_run_leaves_a_checkpoint_a_log_and_samples(data, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 6
     assert lines[-1]["loss"] == records[-1].loss
+    assert set(lines[-1]["cost"]) == {"data", "network", "cobi_rgb", "optimiser"}
+    assert 0 < sum(lines[-1]["cost"].values()) <= lines[-1]["seconds"]
+    assert set(records[0].cost) == {"data", "network", "l1", "optimiser"}
     pictures = sorted((tmp_path / "run/samples").iterdir())
     assert [p.name for p in pictures] == ["000004.png", "000006.png"]
     assert cv2.imread(str(pictures[0])).shape == (256 + 8, 3 * 256 + 2 * 8, 3)
@@ -143,7 +146,7 @@ def test_a_run_is_neither_replaced_nor_mixed_unasked(data, tmp_path):
 def test_bad_options_are_said_in_a_sentence(data, tmp_path):
     (tmp_path / "file").write_text("")
     for options, says in (
-        ({"preset": "huge"}, "there are paper, demo"),
+        ({"preset": "huge"}, "there are paper, small, demo"),
         ({"zoom": 8}, "holds no 8X pairs"),
         ({"crop": 17}, "not even"),
         ({"learning_rate": 5.0}, "learning rate"),
@@ -195,7 +198,16 @@ def test_vgg_features_take_part(data, tmp_path, shared_data):
     weights = shared_data / "weights/vgg_normalised_conv3_1.pth"
     (record,) = run(data, tmp_path / "run", steps=1, l1_steps=0, vgg_weights=weights)
     assert {"cobi_rgb", "cobi_vgg", "cobi_conv1_2"} < set(record.parts)
+    assert {"features", "cobi_vgg"} < set(record.cost)
     assert load_checkpoint(tmp_path / "run/model.pt").label == "demo (CoBi_RGB + CoBi_VGG)"
+
+
+def test_the_small_preset_spares_the_costly_layer(data, tmp_path, shared_data):
+    weights = shared_data / "weights/vgg_normalised_conv3_1.pth"
+    (record,) = run(
+        data, tmp_path / "run", preset="small", crop=32, batch=1, steps=1, l1_steps=0, vgg_weights=weights
+    )
+    assert set(record.parts) == {"cobi_rgb", "cobi_vgg", "cobi_conv2_2", "cobi_conv3_1"}
 
 
 def test_the_papers_network_trains_with_the_papers_loss(data, tmp_path):
