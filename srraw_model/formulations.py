@@ -6,7 +6,7 @@ strips of rows of that matrix, each anew for the gradient: memory grows with N +
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ BANDWIDTH = 0.5  # h of both
 CONTEXTUAL_LEAST = 1e-5  # added to the least distance, by Mechrez et al.
 RELEASED_LEAST = 1e-3  # and by the released code
 RELEASED_EXTENT = 255.0  # of its coordinates, and of its pixels
+
+# Of some rows' features (K, C) and places (K, 2), their similarities to all columns (K, columns).
+Similarities = Callable[[Tensor, Tensor], Tensor]
 
 
 def contextual_loss(
@@ -73,6 +76,38 @@ def released_loss(
     if weight_spatial > 1:
         raise ValueError(f"Of the released formulation weight_spatial is a share, not {weight_spatial}.")
     losses = []
+    for similarities, q, y, predictions in _released(source, target, weight_spatial, distance):
+        losses.append(-_greatest_by_column(similarities, q, y, predictions).mean().log())
+    return torch.stack(losses).mean().to(torch.promote_types(source.dtype, torch.float32))
+
+
+@torch.no_grad()
+def released_match(
+    source: Tensor, target: Tensor, *, weight_spatial: float = 0.5, distance: str = "cosine"
+) -> Tensor:
+    """(B, N): the target whose similarity `released_loss` takes for each prediction; the first of equals.
+
+    Args and errors as `released_loss`.
+    """
+    chosen = []
+    for similarities, q, y, predictions in _released(source, target, weight_spatial, distance):
+        greatest = torch.full((predictions,), -1.0, dtype=q.dtype, device=q.device)
+        index = torch.zeros(predictions, dtype=torch.int64, device=q.device)
+        for rows in torch.arange(len(q), device=q.device).split(max(1, STRIP_ELEMENTS // predictions)):
+            value, place = similarities(q[rows], y[rows]).max(dim=0)
+            better = value > greatest
+            greatest, index = torch.where(better, value, greatest), torch.where(better, rows[place], index)
+        chosen.append(index)
+    return torch.stack(chosen)
+
+
+def _released(
+    source: Tensor, target: Tensor, weight_spatial: float, distance: str
+) -> Iterator[tuple[Similarities, Tensor, Tensor, int]]:
+    """Of every batch element: rows of the similarities as a function of targets and where they lie; the
+    targets (M, C); their places; the number of predictions, which are the columns."""
+    if weight_spatial > 1:
+        raise ValueError(f"Of the released formulation weight_spatial is a share, not {weight_spatial}.")
     for problem in problems(target, source, 1, 1, weight_spatial, distance):  # its rows are the targets
         q, p, *_ = _all_features(problem)
         y, x = (_coordinates(grid) for grid in (problem.source, problem.target))
@@ -88,8 +123,7 @@ def released_loss(
             w = problem.weight_spatial
             return (1 - w) * _relative(far, RELEASED_LEAST) + w * near
 
-        losses.append(-_greatest_by_column(similarities, q, y, len(p)).mean().log())
-    return torch.stack(losses).mean().to(torch.promote_types(source.dtype, torch.float32))
+        yield similarities, q, y, len(p)
 
 
 def _all_features(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -128,7 +162,7 @@ def _relative(far: Tensor, least: float) -> Tensor:
 
 
 def _greatest_by_column(
-    similarities: Callable[[Tensor, Tensor], Tensor], features: Tensor, positions: Tensor, columns: int
+    similarities: Similarities, features: Tensor, positions: Tensor, columns: int
 ) -> Tensor:
     """The greatest of every column (columns,) of a matrix of which a function gives strips of rows."""
     strip = max(1, STRIP_ELEMENTS // columns)

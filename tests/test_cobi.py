@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch as replaced
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -126,6 +127,74 @@ def test_ties_of_integer_features_go_to_the_nearest_then_to_the_first(
     # Small tiles, so that ties lie across the borders of blocks, tiles and strips.
     with small_tiles(SOURCE_STRIP=2 * tile, SOURCE_TILE=tile, TARGET_TILE=2 * tile, BLOCK=tile):
         assert_brute_force_agrees(*maps, weight_spatial, distance)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    size=st.tuples(sides, sides),
+    target_size=st.tuples(sides, sides),
+    weight_spatial=st.sampled_from([0.01, 0.1, 1, 30]),
+    distance=st.sampled_from(["cosine", "l2"]),
+    tile=st.sampled_from([2, 5, 4096]),
+    apart=st.sampled_from([0, 1e-10, 1e-7]),
+    seed=st.integers(0, 10**6),
+)
+def test_where_distance_in_the_map_makes_up_for_likeness_no_target_is_left_out_too_soon(
+    size, target_size, weight_spatial, distance, tile, apart, seed
+):
+    """For one source all targets cost the same but for `apart`, so that every bound is nearly reached.
+
+    What a target gains by lying near it loses by being unlike. The other sources see the same targets from
+    elsewhere, where the far ones win.
+    """
+    generator = np.random.default_rng(seed)
+    rows, columns = target_size
+    place = centres(*size)[generator.integers(size[0] * size[1])]
+    if distance == "l2":
+        far = (centres(rows, columns) - place).norm(dim=1)
+    else:
+        far = (centres(2 * rows, columns) - place).norm(dim=1)[rows * columns :]
+    unlike = weight_spatial * (far.max() - far)
+    if distance == "cosine":
+        unlike = 0.5 * unlike / max(weight_spatial, 1)  # a cosine's distance is at most 2
+        weight_spatial = 0.5 * weight_spatial / max(weight_spatial, 1)
+    unlike = unlike + apart * torch.from_numpy(generator.uniform(0, 1, len(far)))
+    if distance == "l2":
+        source, target = torch.zeros(1, 1, *size).double(), unlike.view(1, 1, rows, columns)
+    else:
+        angle = torch.arccos(1 - unlike)
+        half = torch.stack((angle.cos(), angle.sin())).view(1, 2, rows, columns)
+        source = torch.tensor([1.0, 0.0]).double().view(1, 2, 1, 1).expand(1, 2, *size).contiguous()
+        # The same once more, turned round and above, brings the mean to zero and cannot win.
+        target = torch.cat((-half, half), dim=2)
+    cost, expected = brute_force(source[0], target[0], weight_spatial, distance)
+    with small_tiles(SOURCE_STRIP=2 * tile, SOURCE_TILE=tile, TARGET_TILE=2 * tile, BLOCK=tile):
+        chosen = match(source, target, weight_spatial=weight_spatial, distance=distance).index[0]
+    least = cost.amin(1)
+    assert (cost.gather(1, chosen[:, None])[:, 0] - least).max() < 1e-11
+    clear = (cost <= least[:, None] + 1e-11).sum(1) == 1 if apart else torch.ones(len(cost)).bool()
+    assert torch.equal(chosen[clear], expected[clear])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    size=st.tuples(st.integers(2, 9), st.integers(2, 9)),
+    weight_spatial=st.sampled_from([0.01, 1, 30]),
+    tile=st.sampled_from([1, 2, 5]),
+    less=st.sampled_from([1e-10, 1e-6]),
+    seed=st.integers(0, 10**6),
+)
+def test_the_farthest_target_that_can_win_does(size, weight_spatial, tile, less, seed):
+    """One target, far from a source, is so like it that it costs a little less than the nearest one."""
+    place, winner = np.random.default_rng(seed).choice(size[0] * size[1], 2, replace=False).tolist()
+    where = centres(*size)
+    limit = weight_spatial * float((where[place] - where[winner]).norm()) + less
+    unlike = torch.full((1, 1, size[0] * size[1]), limit, dtype=torch.float64)
+    unlike[..., winner] = 0
+    target = unlike.view(1, 1, *size)
+    with small_tiles(SOURCE_STRIP=2 * tile, SOURCE_TILE=tile, TARGET_TILE=2 * tile, BLOCK=tile):
+        chosen = match(torch.zeros_like(target), target, weight_spatial=weight_spatial, distance="l2")
+    assert chosen.index[0, place] == winner
 
 
 @pytest.mark.parametrize("distance", ["cosine", "l2"])

@@ -10,6 +10,7 @@ import torch
 
 from srraw_model import formulations
 from srraw_model.cobi import contextual_bilateral_loss
+from srraw_model.formulations import released_match
 
 DISTANCES = ("cosine", "l2")
 
@@ -53,7 +54,8 @@ def contextual(source, target, weight_spatial, distance):
     return -math.log(sum(max(row[j] for row in rows) for j in range(len(q))) / len(q))
 
 
-def released(source, target, weight, distance):
+def released_rows(source, target, weight, distance):
+    """The similarities of every target (rows) to every prediction."""
     p, q = (values.flatten(1).T for values in (source, target))
 
     def grid(height, width):
@@ -72,7 +74,12 @@ def released(source, target, weight, distance):
             far = [feature_distance(q[j], p[i], p.mean(0), distance) / 2 for i in range(len(p))]
         near = shares([math.dist(y[j], x[i]) ** 2 for i in range(len(p))], 1e-3)
         rows.append([(1 - weight) * c + weight * s for c, s in zip(shares(far, 1e-3), near, strict=True)])
-    return -math.log(sum(max(row[i] for row in rows) for i in range(len(p))) / len(p))
+    return rows
+
+
+def released(source, target, weight, distance):
+    greatest = [max(column) for column in zip(*released_rows(source, target, weight, distance), strict=True)]
+    return -math.log(sum(greatest) / len(greatest))
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -126,3 +133,22 @@ def test_the_released_code_holds_an_unrelated_picture_for_no_worse_than_a_shifte
     assert loss(unrelated, "released") <= loss(shifted, "released") + 1e-9
     for formulation in ("paper", "contextual"):
         assert loss(unrelated, formulation) > 1.2 * loss(shifted, formulation)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("weight_spatial", [0, 0.1, 0.4])
+def test_the_released_codes_matches_are_those_of_its_maximum(weight_spatial, distance):
+    source, target = (values / 100 for values in maps((2, 3, 4, 5), (2, 3, 5, 3), seed=1))
+    for elements in (1, 4_000_000):
+        with replaced.object(formulations, "STRIP_ELEMENTS", elements):
+            found = released_match(source, target, weight_spatial=weight_spatial, distance=distance)
+        for index, p, q in zip(found, source, target, strict=True):
+            rows = released_rows(p, q, weight_spatial, distance)
+            for i, column in enumerate(zip(*rows, strict=True)):
+                assert column[index[i]] == pytest.approx(max(column), rel=1e-9)
+
+
+def test_from_a_weight_of_one_half_the_released_code_matches_everything_with_its_own_place():
+    source, target = maps((1, 8, 6, 7), (1, 8, 6, 7))
+    assert released_match(source, target, weight_spatial=0.5).tolist() == [list(range(42))]
+    assert released_match(source, target, weight_spatial=0).tolist() != [list(range(42))]
