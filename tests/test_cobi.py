@@ -390,6 +390,49 @@ def test_rgb_loss_is_the_loss_of_the_map_of_patches(distance, patch, stride, siz
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(5, 12), st.integers(5, 12)),
+    patch=st.integers(2, 4),
+    stride=st.integers(1, 2),
+    weight_spatial=st.sampled_from([0, 0.1, 1, 30]),
+    distance=st.sampled_from(["cosine", "l2"]),
+    seed=st.integers(0, 10**6),
+)
+def test_ties_of_integer_patches_go_to_the_nearest_then_to_the_first(
+    size, patch, stride, weight_spatial, distance, seed
+):
+    generator = torch.Generator().manual_seed(seed)
+    images = [torch.randint(0, 2, (1, 2, *size), generator=generator).float() for _ in range(2)]
+    rows, columns = ((length - patch) // stride + 1 for length in size)
+    maps = [F.unfold(image, patch, stride=stride).view(-1, rows, columns) for image in images]
+    expected = brute_force(*maps, weight_spatial, distance)[1]
+    found = match(*images, patch=patch, stride=stride, weight_spatial=weight_spatial, distance=distance)
+    assert torch.equal(found.index[0], expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    weight_spatial=st.sampled_from([0.1, 1, 30]),
+    less=st.sampled_from([1e-7, 1e-6]),
+    seed=st.integers(0, 10**6),
+)
+def test_the_farthest_patch_that_can_win_does(weight_spatial, less, seed):
+    """All patches of the target are unlike but one, which is so like that it may lie just so far off."""
+    side, patch = 26, 3
+    columns = side - patch + 1
+    place, winner = np.random.default_rng(seed).choice(columns**2, 2, replace=False).tolist()
+    (top, left), (row, column) = (divmod(at, columns) for at in (winner, place))
+    if max(abs(top - row), abs(left - column)) < 2 * patch:
+        return  # the patch of the same place must not overlap it
+    where = centres(columns, columns)
+    limit = weight_spatial * float((where[place] - where[winner]).norm()) * (1 + less)
+    target = torch.full((1, 1, side, side), limit, dtype=torch.float64)
+    target[..., top : top + patch, left : left + patch] = 0
+    found = match(torch.zeros_like(target), target, patch=patch, weight_spatial=weight_spatial, distance="l2")
+    assert found.index[0, place] == winner
+
+
 def test_it_is_averaged_over_the_batch_and_keeps_the_precision_of_its_input():
     source, target = random_maps((3, 4, 6, 5), (3, 4, 5, 6))
     single = [contextual_bilateral_loss(source[i : i + 1], target[i : i + 1]) for i in range(3)]
