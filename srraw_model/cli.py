@@ -73,6 +73,7 @@ version_option = click.version_option(__version__, prog_name="srraw")
     help="Of the patches in CoBi_RGB; the preset's unless given (paper: cosine).",
 )
 @click.option("--vgg-weights", type=PATH, help="VGG-19 weights for CoBi_VGG; without them CoBi_RGB alone.")
+@click.option("--download-vgg", is_flag=True, help="Take torchvision's VGG-19: 548 MB, fetched once.")
 @click.option(
     "--save-every",
     type=int,

@@ -7,7 +7,7 @@ after 3, 8, 15, 22, 29).
 
 from __future__ import annotations
 
-import urllib.error
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ SQUEEZENET_URL = "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-VGG19_HINT = f"Pass torchvision's VGG-19 ({VGG19_URL}), or let it be downloaded."
+VGG19_HINT = f"Pass torchvision's VGG-19 ({VGG19_URL}), or let it be fetched (--download-vgg)."
 
 
 class FeatureNetwork(nn.Module):
@@ -82,10 +82,8 @@ def load_vgg19(path: Path | None = None, *, download: bool = False, pooling: str
         raise ValueError(f"There is no pooling {pooling!r}; there are 'max' and 'average'.")
     if path is None and not download:
         raise UserError("No VGG-19 weights were given.", VGG19_HINT, wrong_use=True)
-    if path is None:
-        source, weights = VGG19_URL, _download(VGG19_URL)
-    else:
-        source, weights = str(path), read_weights(path, VGG19_HINT)
+    path = download_vgg19() if path is None else path
+    source, weights = str(path), read_weights(path, VGG19_HINT)
     if "16.weight" in weights:
         return _filled(_vgg19_normalised(pooling), weights, "", source, VGG19_HINT)
     return _filled(_vgg19(pooling), weights, "features.", source, VGG19_HINT)
@@ -123,17 +121,26 @@ def read_weights(path: Path, hint: str) -> dict[str, Tensor]:
     return dict(weights)
 
 
-def _download(url: str) -> dict[str, Tensor]:
+def download_vgg19() -> Path:
+    """torchvision's VGG-19 in torch.hub's cache; fetched (548 MB) where it is not there, checked by its hash.
+
+    Raises UserError where it cannot be fetched, stored, or arrives damaged.
+    """
+    name = VGG19_URL.rsplit("/", 1)[1]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if path.exists():
+        return path
+    begins = name.split("-")[1].split(".")[0]
     try:
-        return torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", check_hash=True, weights_only=True, progress=False
-        )
-    except (urllib.error.URLError, OSError) as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(VGG19_URL, str(path), begins, progress=sys.stderr.isatty())
+    except OSError as error:  # urllib's too
         raise UserError(
-            f"{url} could not be fetched ({error}).", "Fetch it by other means and pass its path."
+            f"{VGG19_URL} could not be fetched ({error}).", "Fetch it by other means and pass its path."
         ) from error
     except RuntimeError as error:
-        raise UserError(f"{url} arrived damaged ({error}).", "Try again.") from error
+        raise UserError(f"{VGG19_URL} arrived damaged ({error}).", "Try again.") from error
+    return path
 
 
 def _filled(

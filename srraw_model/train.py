@@ -23,7 +23,7 @@ from srraw_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from srraw_model.clock import Clock
 from srraw_model.dataset import Crops, Sample
 from srraw_model.device import chosen_device
-from srraw_model.features import load_vgg19
+from srraw_model.features import download_vgg19, load_vgg19
 from srraw_model.losses import CoBiLoss, aligned_l1, render_srgb
 from srraw_model.network import PaperNetwork, SmallNetwork, make_network
 from srraw_model.options import (
@@ -115,6 +115,7 @@ def prepare_training(
     l1_steps: int | None = None,
     rgb_distance: str | None = None,
     vgg_weights: Path | None = None,
+    download_vgg: bool = False,
     save_every: int = 500,
     workers: int = 0,
     device: str | None = None,
@@ -132,6 +133,7 @@ def prepare_training(
         rgb_distance: of the patches in CoBi_RGB, "cosine" (the paper's) or "l2".
         vgg_weights: a VGG-19 for CoBi_VGG; without it the loss is CoBi_RGB alone. A run that began with one
             is resumed with the same.
+        download_vgg: take torchvision's public VGG-19, fetched at the first use.
         save_every: steps between checkpoints.
         workers: processes that read crops; 0 reads them in this one.
         device: of torch; None takes a GPU where there is one.
@@ -144,7 +146,10 @@ def prepare_training(
     """
     if save_every < 1 or not 0 <= workers <= MAX_WORKERS:
         raise UserError(f"--save-every is at least 1, --workers 0 to {MAX_WORKERS}.", wrong_use=True)
+    if download_vgg and vgg_weights:
+        raise UserError("--vgg-weights and --download-vgg exclude each other.", wrong_use=True)
     before = _previous(Path(out), zoom, resume, overwrite)
+    vgg_weights = download_vgg19() if download_vgg else vgg_weights
     features = load_vgg19(vgg_weights) if vgg_weights else None
     asked = {
         "zoom": zoom,
@@ -350,7 +355,7 @@ def _previous(out: Path, zoom: int | None, resume: bool, overwrite: bool) -> Che
 def _notes(options: TrainingOptions, features: nn.Module | None) -> tuple[str, ...]:
     if features is not None:
         return (f"CoBi_VGG compares {', '.join(features.taps.values())}.",)
-    notes = ["No VGG-19 weights were given (--vgg-weights): the loss is CoBi_RGB alone."]
+    notes = ["No VGG-19 weights were given (--vgg-weights, --download-vgg): the loss is CoBi_RGB alone."]
     if options.rgb_distance == "cosine":
         # Trained so, a demo ended in a white picture of 8.9 dB: a patch's angle says nothing of its contrast.
         notes.append("CoBi_RGB by cosine alone does not see contrast: consider --rgb-distance l2.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -168,23 +169,20 @@ def test_another_networks_file_is_refused(shared_data, vgg19_file):
     assert str(vgg19_file) in raised.value.message
 
 
-def test_nothing_is_downloaded_unless_asked_for(vgg19_file, image, monkeypatch):
-    fetched = []
-
-    def fetch(url, **options):
-        fetched.append((url, options))
-        return torch.load(vgg19_file, weights_only=True)
-
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fetch)
+def test_nothing_is_downloaded_unless_asked_for_and_then_once(tmp_path, vgg19_file, image, monkeypatch):
+    """The real torch.hub, fetching a local file by the hash in its name, once."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    digest = hashlib.sha256(vgg19_file.read_bytes()).hexdigest()
+    public = tmp_path / f"vgg19-{digest[:8]}.pth"
+    public.write_bytes(vgg19_file.read_bytes())
+    monkeypatch.setattr(features, "VGG19_URL", public.as_uri())
     with pytest.raises(UserError, match=r"No VGG-19 weights were given") as raised:
         load_vgg19()
     assert raised.value.exit_code == 2
-    assert not fetched
+    assert not (tmp_path / "cache").exists()
     assert list(load_vgg19(download=True)(image)) == ["conv1_2", "conv2_2", "conv3_2"]
-    ((url, options),) = fetched
-    assert url == features.VGG19_URL
-    assert options["check_hash"]
-    assert options["weights_only"]
+    public.unlink()
+    assert list(load_vgg19(download=True)(image)) == ["conv1_2", "conv2_2", "conv3_2"]
 
 
 def test_a_download_is_checked_by_its_hash(tmp_path, vgg19_file, monkeypatch):

@@ -9,10 +9,12 @@ import pytest
 import torch
 from synthetic import write_set, write_untrained
 
+from srraw_model import features
 from srraw_model.checkpoint import load_checkpoint
 from srraw_model.evaluate import evaluate_models, mean_scores, prepare_evaluation
 from srraw_model.train import learning_rate_at, prepare_training, train
 from srraw_tools.errors import UserError
+from srraw_tools.files import sha256_of
 
 QUICK = {"preset": "demo", "crop": 16, "batch": 2, "steps": 6, "l1_steps": 3, "save_every": 100}
 
@@ -168,6 +170,7 @@ def test_bad_options_are_said_in_a_sentence(data, tmp_path):
         ({"resume": True}, "no run to resume"),
         ({"out": tmp_path / "file"}, "is a file"),
         ({"vgg_weights": tmp_path / "none.pth"}, "does not exist"),
+        ({"vgg_weights": tmp_path / "none.pth", "download_vgg": True}, "exclude each other"),
     ):
         with pytest.raises(UserError, match=says) as caught:
             prepare_training(**{"data": data, "out": tmp_path / "run", **QUICK, **options})
@@ -200,6 +203,17 @@ def test_vgg_features_take_part(data, tmp_path, shared_data):
     assert {"cobi_rgb", "cobi_vgg", "cobi_conv1_2"} < set(record.parts)
     assert {"features", "cobi_vgg"} < set(record.cost)
     assert load_checkpoint(tmp_path / "run/model.pt").label == "demo (CoBi_RGB + CoBi_VGG)"
+
+
+def test_vgg_is_fetched_where_that_is_asked_for(data, tmp_path, shared_data, monkeypatch):
+    weights = shared_data / "weights/vgg_normalised_conv3_1.pth"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    public = tmp_path / f"vgg19-{sha256_of(weights)[:8]}.pth"
+    public.symlink_to(weights)
+    monkeypatch.setattr(features, "VGG19_URL", public.as_uri())
+    training = prepare_training(data, out=tmp_path / "run", download_vgg=True, **QUICK)
+    assert training.options.vgg_sha256 == sha256_of(weights)
+    assert training.cobi.features is not None
 
 
 def test_the_small_preset_spares_the_costly_layer(data, tmp_path, shared_data):
