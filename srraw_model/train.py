@@ -171,6 +171,7 @@ def prepare_training(
         network = make_network(zoom=options.zoom, **chosen.network)
     on = chosen_device(device)
     network = network.to(on)
+    cobi = CoBiLoss(options.zoom, features, **{**chosen.cobi, "rgb_distance": options.rgb_distance})
     training = Training(
         options=options,
         out=Path(out),
@@ -180,8 +181,8 @@ def prepare_training(
         data=crops,
         network=network,
         optimiser=torch.optim.Adam(network.parameters(), lr=options.learning_rate),
-        cobi=CoBiLoss(options.zoom, features, **{**chosen.cobi, "rgb_distance": options.rgb_distance}).to(on),
-        notes=_notes(options, features),
+        cobi=cobi.to(on),
+        notes=_notes(options, cobi),
     )
     if before:
         _go_on_from(training, before)
@@ -352,9 +353,10 @@ def _previous(out: Path, zoom: int | None, resume: bool, overwrite: bool) -> Che
     return None
 
 
-def _notes(options: TrainingOptions, features: nn.Module | None) -> tuple[str, ...]:
-    if features is not None:
-        return (f"CoBi_VGG compares {', '.join(features.taps.values())}.",)
+def _notes(options: TrainingOptions, cobi: CoBiLoss) -> tuple[str, ...]:
+    if cobi.features is not None:
+        compared = [name for name in cobi.features.taps.values() if name not in cobi.leave_out]
+        return (f"CoBi_VGG compares {', '.join(compared)}.",)
     notes = ["No VGG-19 weights were given (--vgg-weights, --download-vgg): the loss is CoBi_RGB alone."]
     if options.rgb_distance == "cosine":
         # Trained so, a demo ended in a white picture of 8.9 dB: a patch's angle says nothing of its contrast.

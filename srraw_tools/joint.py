@@ -23,7 +23,7 @@ from srraw_tools.geometry import Matrix
 from srraw_tools.parallax import depths
 from srraw_tools.starts import WideFeatures
 
-MAX_ERROR_PX = 0.75  # expected, above which a pair is not taken for right, unless the user says otherwise
+MAX_ERROR_PX = 0.9  # expected, above which a pair is not taken for right, unless the user says otherwise
 CAUTION = 1.1  # errors that blocks and links have in common beyond what the adjustment knows of
 BENT_CHAIN = 2.5  # error at the corners of the middle, over the departure of a radially distorted view
 CONTRADICTION = 3.0  # deviations by which a pair says something else than its neighbours

@@ -218,9 +218,10 @@ def test_vgg_is_fetched_where_that_is_asked_for(data, tmp_path, shared_data, mon
 
 def test_the_small_preset_spares_the_costly_layer(data, tmp_path, shared_data):
     weights = shared_data / "weights/vgg_normalised_conv3_1.pth"
-    (record,) = run(
-        data, tmp_path / "run", preset="small", crop=32, batch=1, steps=1, l1_steps=0, vgg_weights=weights
-    )
+    options = {"preset": "small", "crop": 32, "batch": 1, "steps": 1, "l1_steps": 0, "vgg_weights": weights}
+    (note,) = prepare_training(data, out=tmp_path / "run", **options).notes
+    assert note == "CoBi_VGG compares conv2_2, conv3_1."
+    (record,) = run(data, tmp_path / "run", **options)
     assert set(record.parts) == {"cobi_rgb", "cobi_vgg", "cobi_conv2_2", "cobi_conv3_1"}
 
 

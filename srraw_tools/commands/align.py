@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     "--max-error",
     "max_error_px",
     type=float,
-    default=0.75,
+    default=0.9,
     show_default=True,
     metavar="PX",
     help="Expected error in pixels of the long shot above which a pair is rejected.",
