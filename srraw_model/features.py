@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -102,8 +102,11 @@ def load_squeezenet(path: Path) -> FeatureNetwork:
 LPIPS_BACKBONES = {"squeeze": load_squeezenet}
 
 
-def read_weights(path: Path, hint: str) -> dict[str, Tensor]:
-    """A file of named tensors, as torch.save writes it; UserError with `hint` where it is anything else."""
+def read_weights(path: Path, hint: str, *, within: Sequence[str] = ()) -> dict[str, Tensor]:
+    """A file of named tensors, as torch.save writes it; UserError with `hint` where it is anything else.
+
+    within: names of mappings in which the tensors may lie; the first one that is there is taken.
+    """
     try:
         weights = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
@@ -116,6 +119,8 @@ def read_weights(path: Path, hint: str) -> dict[str, Tensor]:
         raise UserError(
             f"{path} cannot be read as weights: it is damaged or another kind of file.", hint
         ) from error
+    if isinstance(weights, Mapping):
+        weights = next((weights[name] for name in within if name in weights), weights)
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"{path} holds something else than named weights.", hint)
     return dict(weights)
