@@ -47,7 +47,7 @@ if [ -d "$data/weights" ]; then
     lpips=(--lpips-backbone "$data/weights/squeezenet1_1_fp16_torchvision_layout.pth"
         --lpips-linear "$data/weights/lpips_v0.1_squeeze.pth")
 fi
-run srraw-eval "$demo/srraw.h5" --checkpoint "$demo/run/model.pt" --out "$demo/eval" ${lpips[@]+"${lpips[@]}"}
+run srraw-eval "$demo/srraw.h5" --models "$demo/run/model.pt" --out "$demo/eval" ${lpips[@]+"${lpips[@]}"}
 
 step "7 of 7: zoom a raw photograph"
 run srraw-zoom "$demo/sequences/00014/00006.dng" --checkpoint "$demo/run/model.pt" -o "$demo/zoomed.png"

@@ -21,7 +21,13 @@ RED_DIFFERENCE = (112.0, -93.786, -18.214)
 OFFSETS = (16.0, 128.0, 128.0)
 
 
-class ResNetGenerator(nn.Module):
+class Baseline(nn.Module):
+    """sRGB (B, 3, h, w) in [0, 1] to sRGB (B, 3, N h, N w). `zoom` is N."""
+
+    zoom: int
+
+
+class ResNetGenerator(Baseline):
     """SRResNet, and SRGAN's generator (Ledig et al., CVPR 2017), at 2X, 4X or 8X.
 
     9x9 convolution and PReLU; residual blocks conv-BN-PReLU-conv-BN; convolution and long skip; for every
@@ -68,7 +74,7 @@ class _NormalisedBlock(nn.Module):
         return values + self.bn2(self.conv2(self.prelu(self.bn1(self.conv1(values)))))
 
 
-class RRDBNet(nn.Module):
+class RRDBNet(Baseline):
     """ESRGAN's generator (Wang et al., ECCV workshops 2018), 4X: residual-in-residual dense blocks.
 
     Slopes of 0.2 below zero, residuals scaled by 0.2, enlarged by repetition of pixels. Names of layers are
@@ -120,7 +126,7 @@ class _DenseBlock(nn.Module):
         return values + 0.2 * self.conv5(torch.cat(seen, dim=1))
 
 
-class LapSRN(nn.Module):
+class LapSRN(Baseline):
     """LapSRN (Lai et al., CVPR 2017) at 2X, 4X or 8X: luma by a pyramid of residuals, colour by bicubic.
 
     A level doubles the sampling: convolutions and a transposed one on features; their residual is added to
@@ -170,7 +176,7 @@ class _PyramidLevel(nn.Module):
         return features, self.image_up(luma) + self.residual(features)
 
 
-class JohnsonNet(nn.Module):
+class JohnsonNet(Baseline):
     """The network of Johnson, Alahi, Fei-Fei (ECCV 2016) for super-resolution at 2X, 4X or 8X.
 
     9x9 convolution; four residual blocks; for every factor of two a transposed convolution of stride 2; all
@@ -210,10 +216,10 @@ class _JohnsonBlock(nn.Module):
         return values + self.layers(values)
 
 
-class ThenBicubic(nn.Module):
+class ThenBicubic(Baseline):
     """A network at a greater zoom than its own: what is missing is done by bicubic interpolation."""
 
-    def __init__(self, network: nn.Module, zoom: int) -> None:
+    def __init__(self, network: Baseline, zoom: int) -> None:
         super().__init__()
         if zoom % network.zoom:
             raise ValueError(f"{zoom}X is no multiple of {network.zoom}X.")

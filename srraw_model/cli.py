@@ -120,8 +120,13 @@ def train(data: Path, dry_run: bool, quiet: bool, **options: Any) -> None:
 
 @click.command("srraw-eval", context_settings=SETTINGS)
 @click.argument("data", type=PATH)
-@click.option("--checkpoint", "checkpoints", type=PATH, multiple=True, help="A model.pt; may be repeated.")
-@zoom_option
+@click.option(
+    "--models",
+    callback=lambda _context, _option, value: tuple(value.split(",")) if value else (),
+    metavar="MODEL,...",
+    help="Each a model.pt, or public weights: lapsrn:FILE, srgan:FILE, esrgan:FILE. Bicubic is always there.",
+)
+@_zoom_option("The models' unless given.")
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test"]),
@@ -137,12 +142,12 @@ def train(data: Path, dry_run: bool, quiet: bool, **options: Any) -> None:
 @quiet_option
 @version_option
 def evaluate(data: Path, out: Path, overwrite: bool, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Compare checkpoints with bicubic on the pairs in DATA: PSNR, SSIM, LPIPS.
+    """Compare models with bicubic on the pairs in DATA: PSNR, SSIM, LPIPS.
 
     Writes metrics.md, metrics.csv and metrics.json into --out. What these hold already is not computed again;
-    further checkpoints and pairs are added.
+    further models and pairs are added.
 
-    Example: srraw-eval srraw.h5 --checkpoint run/model.pt --out eval
+    Example: srraw-eval srraw.h5 --models run/model.pt,lapsrn:LapSRN_x4.mat --out eval
     """
     from srraw_model.evaluate import (
         evaluate_models,

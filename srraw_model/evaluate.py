@@ -12,15 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from srraw_model.baselines import Baseline, ThenBicubic
 from srraw_model.checkpoint import load_checkpoint
 from srraw_model.dataset import pairs_of
 from srraw_model.metrics import Lpips, load_lpips, psnr, ssim
 from srraw_model.network import PaperNetwork, SmallNetwork
-from srraw_model.pictures import Picture, bicubic_picture, output_picture, target_picture
+from srraw_model.pictures import Picture, baseline_picture, bicubic_picture, output_picture, target_picture
+from srraw_model.public_weights import LOADERS
 from srraw_tools import __version__, shards
 from srraw_tools.errors import UserError
 from srraw_tools.files import read_json, replacing, sha256_of, write_json
 
+Network = PaperNetwork | SmallNetwork
 BICUBIC = "bicubic"
 RECORD_FILE, TABLE_FILE, SCORES_FILE = "metrics.json", "metrics.md", "metrics.csv"
 
@@ -42,7 +45,7 @@ class Evaluation:
 
     Attributes:
         pairs: by name, the hash of what each was packed from.
-        networks, hashes: by the model's name in tables, and its checkpoint's hash.
+        networks, hashes: by the model's name in tables, and its file's hash.
         options: what else decides the numbers, as JSON keeps it.
     """
 
@@ -50,7 +53,7 @@ class Evaluation:
     zoom: int
     split: str
     pairs: dict[str, str]
-    networks: dict[str, PaperNetwork | SmallNetwork]
+    networks: dict[str, Network | Baseline]
     hashes: dict[str, str]
     lpips: Lpips | None
     options: dict[str, Any]
@@ -67,14 +70,15 @@ class Evaluation:
             f"{self.zoom}X, split '{self.split}', {len(self.pairs)} pairs. Protocol: as-is (no registration "
             "or colour fit of the result). 8-bit sRGB, RGB, data range 1, all valid target pixels, no border "
             "cut off. SSIM: Gaussian window 11x11, sigma 1.5, on windows that are wholly valid. Bicubic: the "
-            f"demosaiced low shot's 8-bit sRGB, Keys's cubic with a = -1/2, areas kept. {lpips}"
+            "demosaiced low shot's 8-bit sRGB, Keys's cubic with a = -1/2, areas kept. Public baselines see "
+            f"that same sRGB. {lpips}"
         )
 
 
 def prepare_evaluation(
     data: Path,
     *,
-    checkpoints: Sequence[Path] = (),
+    models: Sequence[str | Path] = (),
     zoom: int | None = None,
     split: str = "test",
     lpips_backbone: Path | None = None,
@@ -84,8 +88,9 @@ def prepare_evaluation(
 
     Args:
         data: the srraw.h5.
-        checkpoints: of srraw-train, all of one zoom.
-        zoom: None takes the checkpoints'.
+        models: checkpoints of srraw-train, all of one zoom; NAME:FILE, public weights of a baseline of
+            `public_weights.LOADERS`; "bicubic", which is always there.
+        zoom: None takes the models'.
         lpips_backbone, lpips_linear: SqueezeNet 1.1 in torchvision's layout and LPIPS v0.1's linear layers.
 
     Raises:
@@ -95,17 +100,26 @@ def prepare_evaluation(
         raise UserError(
             "LPIPS needs two files.", "Give --lpips-backbone and --lpips-linear together.", wrong_use=True
         )
-    networks: dict[str, PaperNetwork | SmallNetwork] = {}
-    hashes: dict[str, str] = {}
-    for path in checkpoints:
-        checkpoint = load_checkpoint(path, zoom=zoom)
-        zoom = checkpoint.zoom
-        name = checkpoint.label if checkpoint.label not in networks else f"{checkpoint.label}, {path}"
-        networks[name], hashes[name] = checkpoint.make_network(), sha256_of(path)
+    models = [str(model) for model in models if str(model) != BICUBIC]
+    baselines = {model: _load_baseline(model) for model in models if model.partition(":")[0] in LOADERS}
+    checkpoints = {}
+    for path in (model for model in models if model not in baselines):
+        checkpoints[path] = load_checkpoint(Path(path), zoom=zoom)
+        zoom = checkpoints[path].zoom
+    if zoom is None and baselines:
+        zoom = max(network.zoom for network in baselines.values())
     if zoom is None:
-        raise UserError(
-            "Nothing says which zoom to evaluate.", "Give --checkpoint or --zoom.", wrong_use=True
-        )
+        raise UserError("Nothing says which zoom to evaluate.", "Give --models or --zoom.", wrong_use=True)
+    networks: dict[str, Network | Baseline] = {}
+    hashes: dict[str, str] = {}
+    for model in models:
+        if model in baselines:
+            name, path = model.split(":", 1)
+            label, network = _enlarging(name, baselines[model], zoom)
+        else:
+            label, network, path = checkpoints[model].label, checkpoints[model].make_network(), model
+        label = label if label not in networks else f"{label}, {path}"
+        networks[label], hashes[label] = network, sha256_of(path)
     with shards.open(data) as reader:
         pairs = {pair.name: pair.input_hash for pair in pairs_of(reader, zoom=zoom, split=split)}
         options = {"zoom": zoom, "split": split, "target": reader.options.get("target"), "lpips": None}
@@ -116,12 +130,34 @@ def prepare_evaluation(
     return Evaluation(Path(data), zoom, split, pairs, networks, hashes, lpips, options)
 
 
+def _load_baseline(model: str) -> Baseline:
+    name, _, path = model.partition(":")
+    if not path:
+        raise UserError(
+            f"The baseline {name} needs its weights.", f"Give '{name}:FILE' among --models.", wrong_use=True
+        )
+    return LOADERS[name](Path(path))
+
+
+def _enlarging(name: str, network: Baseline, zoom: int) -> tuple[str, Baseline]:
+    """A baseline's name in tables, which says how it comes to the zoom, and the baseline at that zoom."""
+    if network.zoom == zoom:
+        return name, network
+    if zoom % network.zoom:
+        raise UserError(
+            f"The weights of {name} enlarge {network.zoom}X, more than {zoom}X.",
+            f"Give weights of {zoom}X or less.",
+            wrong_use=True,
+        )
+    return f"{name} {network.zoom}X, then bicubic", ThenBicubic(network, zoom)
+
+
 def known_scores(evaluation: Evaluation, out: Path) -> dict[tuple[str, str], Score]:
     """The scores that the tables in `out` hold already, by pair and model; none where there are no tables.
 
     Raises:
         UserError: the tables there hold what this evaluation would not: made by other options, or of
-            checkpoints or pairs that it lacks or that have changed.
+            models or pairs that it lacks or that have changed.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file.", "Give --out a folder.", wrong_use=True)
@@ -140,7 +176,7 @@ def known_scores(evaluation: Evaluation, out: Path) -> dict[tuple[str, str], Sco
         raise UserError(f"{out} holds tables made by other options.", hint, wrong_use=True)
     if not pairs <= evaluation.pairs.items() or not models <= evaluation.hashes.items():
         raise UserError(
-            f"{out} holds tables of other checkpoints or pairs, or they have changed since.",
+            f"{out} holds tables of other models or pairs, or they have changed since.",
             hint,
             wrong_use=True,
         )
@@ -171,6 +207,8 @@ def evaluate_models(
                     continue
                 if model == BICUBIC:
                     picture = bicubic_picture(pair, data)
+                elif isinstance(evaluation.networks[model], Baseline):
+                    picture = baseline_picture(evaluation.networks[model], data)
                 else:
                     picture = output_picture(evaluation.networks[model], pair, data)
                 yield _score(pair.name, model, _as_tensor(picture), target, valid, evaluation.lpips)

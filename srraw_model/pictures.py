@@ -9,12 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from srraw_model.baselines import Baseline
 from srraw_model.network import PaperNetwork, SmallNetwork, upsampled
 from srraw_model.tiling import apply_in_tiles
 from srraw_tools.raw import render_srgb, to_uint8
 from srraw_tools.shards import Pair, PairData, render_target
 
 Picture = npt.NDArray[np.uint8]
+
+TILE, MARGIN = 256, 32  # pixels of the low shot, of a baseline's tiles and around them
 
 
 def bicubic_picture(pair: Pair, data: PairData) -> Picture:
@@ -31,6 +34,23 @@ def output_picture(network: PaperNetwork | SmallNetwork, pair: Pair, data: PairD
         rendered = render_srgb(tile.camera_rgb.transpose(1, 2, 0), pair.rgb_wb, pair.color_matrix)
         rows, columns = rendered.shape[:2]
         picture[tile.y : tile.y + rows, tile.x : tile.x + columns] = to_uint8(rendered)
+    return picture
+
+
+def baseline_picture(network: Baseline, data: PairData) -> Picture:
+    """What a baseline makes of the low shot's rendering, in tiles with a margin of what lies around them."""
+    height, width = data.rgb.shape[:2]
+    zoom = network.zoom
+    picture = np.empty((zoom * height, zoom * width, 3), np.uint8)
+    for y in range(0, height, TILE):
+        for x in range(0, width, TILE):
+            top, left = max(y - MARGIN, 0), max(x - MARGIN, 0)
+            seen = data.rgb[top : y + TILE + MARGIN, left : x + TILE + MARGIN].transpose(2, 0, 1)
+            with torch.inference_mode():
+                srgb = network(torch.from_numpy(seen.astype(np.float32) / 255)[None])[0]
+            enlarged = to_uint8(srgb.permute(1, 2, 0).numpy())[zoom * (y - top) :, zoom * (x - left) :]
+            part = picture[zoom * y : zoom * (y + TILE), zoom * x : zoom * (x + TILE)]
+            part[...] = enlarged[: part.shape[0], : part.shape[1]]
     return picture
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from srraw_model.baselines import LapSRN, ResNetGenerator, RRDBNet
+from srraw_model.baselines import Baseline, LapSRN, ResNetGenerator, RRDBNet
 from srraw_model.features import read_weights
 from srraw_tools.errors import UserError
 
@@ -112,7 +112,7 @@ def load_lapsrn(path: Path) -> LapSRN:
 
 
 # By the name that commands take.
-LOADERS: dict[str, Callable[[Path], nn.Module]] = {
+LOADERS: dict[str, Callable[[Path], Baseline]] = {
     "esrgan": load_esrgan,
     "lapsrn": load_lapsrn,
     "srgan": load_srgan,
@@ -160,7 +160,7 @@ def _renamed(name: str, patterns: Patterns) -> str:
     return name
 
 
-def _filled(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], path: Path, hint: str) -> nn.Module:
+def _filled(make: Callable[[], Baseline], weights: Mapping[str, Tensor], path: Path, hint: str) -> Baseline:
     try:
         network = make()
         network.load_state_dict(dict(weights), strict=False)

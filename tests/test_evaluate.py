@@ -6,6 +6,7 @@ import csv
 import math
 import shutil
 from dataclasses import replace
+from unittest.mock import patch as replaced
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from synthetic import write_set, write_untrained
 
+from srraw_model import pictures
 from srraw_model.evaluate import (
     evaluate_models,
     known_scores,
@@ -20,9 +22,11 @@ from srraw_model.evaluate import (
     prepare_evaluation,
     write_tables,
 )
-from srraw_model.pictures import bicubic_picture, target_picture
+from srraw_model.pictures import baseline_picture, bicubic_picture, target_picture
+from srraw_model.public_weights import load_lapsrn
 from srraw_tools import shards
 from srraw_tools.errors import UserError
+from srraw_tools.files import sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def checkpoint(tmp_path_factory):
 
 def test_every_pair_has_bicubic_and_every_model(data, checkpoint, tmp_path):
     other = write_untrained(tmp_path / "other.pt", seed=1)
-    evaluation = prepare_evaluation(data, checkpoints=[checkpoint, other])
+    evaluation = prepare_evaluation(data, models=[checkpoint, other])
     scores = list(evaluate_models(evaluation))
     models = ["bicubic", "untrained", f"untrained, {other}"]
     assert [s.model for s in scores] == models * 2
@@ -81,7 +85,7 @@ def test_bicubic_keeps_areas(data):
 
 
 def test_the_tables_on_disk_say_the_same_and_state_the_protocol(data, checkpoint, tmp_path):
-    evaluation = prepare_evaluation(data, checkpoints=[checkpoint])
+    evaluation = prepare_evaluation(data, models=[checkpoint])
     scores = list(evaluate_models(evaluation))
     table, csv_file = write_tables(evaluation, scores, tmp_path / "eval")
     text = table.read_text()
@@ -98,13 +102,13 @@ def test_the_tables_on_disk_say_the_same_and_state_the_protocol(data, checkpoint
 
 def test_what_is_in_the_tables_is_not_computed_again_and_more_is_added(data, checkpoint, tmp_path):
     out, other = tmp_path / "eval", write_untrained(tmp_path / "other.pt", seed=1)
-    first = prepare_evaluation(data, checkpoints=[checkpoint])
+    first = prepare_evaluation(data, models=[checkpoint])
     assert known_scores(first, out) == {}
     scores = list(evaluate_models(first))
     scores[0] = replace(scores[0], psnr_db=math.inf)  # as of two equal pictures; and unlike what is computed
     write_tables(first, scores, out)
     assert list(evaluate_models(first, known_scores(first, out))) == scores
-    more = prepare_evaluation(data, checkpoints=[checkpoint, other])
+    more = prepare_evaluation(data, models=[checkpoint, other])
     grown = list(evaluate_models(more, known_scores(more, out)))
     assert [score for score in grown if "other.pt" not in score.model] == scores
     assert len(grown) == 6
@@ -113,13 +117,13 @@ def test_what_is_in_the_tables_is_not_computed_again_and_more_is_added(data, che
 def test_tables_of_something_else_are_not_replaced_unasked(data, checkpoint, tmp_path):
     out, retrained = tmp_path / "eval", tmp_path / "model.pt"
     shutil.copyfile(checkpoint, retrained)
-    evaluation = prepare_evaluation(data, checkpoints=[retrained])
+    evaluation = prepare_evaluation(data, models=[retrained])
     write_tables(evaluation, list(evaluate_models(evaluation)), out)
     write_untrained(retrained, seed=2)
     for options, says in (
-        ({"checkpoints": [retrained]}, "changed since"),
-        ({"zoom": 4}, "other checkpoints"),
-        ({"checkpoints": [checkpoint], "split": "train"}, "other options"),
+        ({"models": [retrained]}, "changed since"),
+        ({"zoom": 4}, "other models"),
+        ({"models": [checkpoint], "split": "train"}, "other options"),
     ):
         with pytest.raises(UserError, match=says) as caught:
             known_scores(prepare_evaluation(data, **options), out)
@@ -130,6 +134,33 @@ def test_tables_of_something_else_are_not_replaced_unasked(data, checkpoint, tmp
     (out / "metrics.json").unlink()
     with pytest.raises(UserError, match="do not say"):
         known_scores(evaluation, out)
+
+
+def test_public_weights_stand_beside_a_checkpoint(data, checkpoint, shared_data):
+    lapsrn = shared_data / "weights/LapSRN_x4.mat"
+    evaluation = prepare_evaluation(data, models=["bicubic", f"lapsrn:{lapsrn}", checkpoint])
+    scores = {score.model: score for score in mean_scores(list(evaluate_models(evaluation)))}
+    assert list(scores) == ["bicubic", "lapsrn", "untrained"]
+    assert scores["lapsrn"].psnr_db > scores["untrained"].psnr_db
+    assert evaluation.hashes["lapsrn"] == sha256_of(lapsrn)
+
+
+def test_a_baseline_of_less_zoom_goes_on_by_bicubic_and_says_so(tmp_path, shared_data):
+    data = write_set(tmp_path / "eight.h5", train=1, test=1, size=(24, 32), zoom=8)
+    evaluation = prepare_evaluation(data, models=[f"lapsrn:{shared_data / 'weights/LapSRN_x4.mat'}"], zoom=8)
+    scores = list(evaluate_models(evaluation))
+    assert [score.model for score in scores] == ["bicubic", "lapsrn 4X, then bicubic"]
+
+
+def test_a_baselines_tiles_agree_with_the_whole(data, shared_data):
+    """As far as a margin of 32 pixels holds all that a network sees: LapSRN's 17 or so."""
+    network = load_lapsrn(shared_data / "weights/LapSRN_x4.mat")
+    with shards.open(data) as reader:
+        loaded = reader.read(reader.select(zoom=4, split="test")[0])
+    whole = baseline_picture(network, loaded)
+    with replaced.object(pictures, "TILE", 20):
+        tiled = baseline_picture(network, loaded)
+    assert np.abs(whole.astype(int) - tiled).max() <= 1
 
 
 def test_lpips_is_computed_where_weights_are_at_hand(data, shared_data):
@@ -149,11 +180,15 @@ def test_what_cannot_be_evaluated_is_said(data, checkpoint, tmp_path):
     eight = write_untrained(tmp_path / "eight.pt", zoom=8)
     for arguments, says in (
         ({}, "which zoom"),
-        ({"checkpoints": [eight]}, "no 8X pairs"),
-        ({"checkpoints": [checkpoint, eight]}, "trained for 8X, not for 4X"),
-        ({"checkpoints": [checkpoint], "zoom": 2}, "trained for 4X, not for 2X"),
-        ({"checkpoints": [checkpoint], "data": empty}, "--split-file"),
-        ({"checkpoints": [checkpoint], "lpips_linear": tmp_path}, "two files"),
+        ({"models": [eight]}, "no 8X pairs"),
+        ({"models": [checkpoint, eight]}, "trained for 8X, not for 4X"),
+        ({"models": [checkpoint], "zoom": 2}, "trained for 4X, not for 2X"),
+        ({"models": [checkpoint], "data": empty}, "--split-file"),
+        ({"models": ["lapsrn"]}, "'lapsrn:FILE'"),
+        ({"models": ["lapsrn:"]}, "'lapsrn:FILE'"),
+        ({"models": [f"esrgan:{checkpoint}"]}, "RRDB_ESRGAN_x4.pth"),
+        ({"models": [tmp_path / "none.pt"]}, "none.pt does not exist"),
+        ({"models": [checkpoint], "lpips_linear": tmp_path}, "two files"),
     ):
         with pytest.raises(UserError, match=says):
             prepare_evaluation(**{"data": data, **arguments})

@@ -69,12 +69,12 @@ def test_train_evaluate_in_order(data, tmp_path):
     assert result.exit_code == 0, result.output
     for said in ("CoBi_RGB alone", "2 pairs", "step 3 of 3", "demo (L1, then CoBi_RGB), 3 steps"):
         assert said in result.output
-    result = call(cli.evaluate, data, "--checkpoint", run / "model.pt", "--out", tmp_path / "eval")
+    result = call(cli.evaluate, data, "--models", run / "model.pt", "--out", tmp_path / "eval")
     assert result.exit_code == 0, result.output
     for said in ("bicubic", "demo (L1, then CoBi_RGB)", "PSNR", "as-is", "metrics.csv"):
         assert said in result.output
     assert max(len(line) for line in result.stdout.splitlines() if str(tmp_path) not in line) <= 80
-    arguments = (data, "--checkpoint", run / "model.pt", "--out", tmp_path / "eval")
+    arguments = (data, "--models", run / "model.pt", "--out", tmp_path / "eval")
     result = call(cli.evaluate, *arguments, "--json")
     assert {score["model"] for score in json.loads(result.stdout)["mean"]} == {
         "bicubic",
@@ -118,7 +118,7 @@ def test_mistakes_are_sentences_with_the_right_status(data, tmp_path):
         (cli.train, [data, "--vgg-weights", tmp_path, "--out", tmp_path / "run"], "is a folder", 2),
         (cli.train, [data, "--seed", "9" * 40, "--out", tmp_path / "run"], "A seed of 999", 2),
         (cli.train, [data, "--learning-rate", "nan", "--out", tmp_path / "run"], "learning rate of nan", 2),
-        (cli.evaluate, [data, "--checkpoint", text], "not a checkpoint", 1),
+        (cli.evaluate, [data, "--models", text], "not a checkpoint", 1),
         (cli.evaluate, [data], "which zoom", 2),
         (cli.zoom, [text, "--checkpoint", text, "-o", tmp_path / "a.png"], "not a checkpoint", 1),
         (cli.zoom, [text, "--checkpoint", text, "-o", "a.png", "--crop", "1,2"], "four whole numbers", 2),

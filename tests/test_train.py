@@ -241,7 +241,7 @@ def test_the_learning_rate_falls_to_zero_at_the_end_of_the_demo(data, tmp_path):
 
 def test_a_minute_of_training_beats_bicubic_on_scenes_not_seen(data, tmp_path):
     run(data, tmp_path / "run", crop=32, batch=4, steps=250, l1_steps=200, save_every=1000)
-    evaluation = prepare_evaluation(data, checkpoints=[tmp_path / "run/model.pt"])
+    evaluation = prepare_evaluation(data, models=[tmp_path / "run/model.pt"])
     bicubic, trained = mean_scores(list(evaluate_models(evaluation)))
     assert trained.psnr_db > bicubic.psnr_db + 0.3
     assert trained.ssim > bicubic.ssim + 0.01

@@ -46,7 +46,7 @@ def test_from_a_scene_to_a_zoomed_photograph(tmp_path):
         "--out",
         "paper",
     )
-    table = run(MODEL.format("evaluate"), "srraw.h5", "--checkpoint", "run/model.pt", "--out", "eval")
+    table = run(MODEL.format("evaluate"), "srraw.h5", "--models", "run/model.pt", "--out", "eval")
     assert "bicubic" in table
     assert "demo" in table
     with open(tmp_path / "eval" / "metrics.csv", newline="") as file:
