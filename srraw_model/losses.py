@@ -6,7 +6,7 @@ their own shot's white balance and matrix, the output with `for_loss=True`, the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,9 @@ class CoBiLoss(nn.Module):
         patch_stride: step between the RGB patches in pixels; 1 is the paper's.
         rgb_distance: "cosine" or "l2", for the RGB patches.
         leave_out: layers of the features that are not compared; conv1_2 is nine tenths of the paper's cost.
+        both_ways: of every part, the mean of CoBi(output, target), which is Eq. 2, and CoBi(target, output):
+            every target has to be found, too. Eq. 2 alone takes a flat picture for better than a soft one,
+            since something flat is found in most targets (docs/cobi.md).
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class CoBiLoss(nn.Module):
         patch_stride: int = 1,
         rgb_distance: str = "cosine",
         leave_out: Sequence[str] = (),
+        both_ways: bool = False,
     ) -> None:
         super().__init__()
         if patch is None and zoom not in PATCH_BY_ZOOM:
@@ -93,6 +97,7 @@ class CoBiLoss(nn.Module):
         self.patch_stride = patch_stride
         self.rgb_distance = rgb_distance
         self.leave_out = tuple(leave_out)
+        self.both_ways = both_ways
 
     def forward(self, output: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and its parts for the log.
@@ -144,17 +149,27 @@ class CoBiLoss(nn.Module):
         return parts["cobi_rgb"] + self.lambda_vgg * parts["cobi_vgg"], parts, gradient + of_output
 
     def _rgb(self, output: Tensor, target: Tensor) -> Tensor:
-        return contextual_bilateral_rgb_loss(
+        return self._ways(
+            lambda p, q: contextual_bilateral_rgb_loss(
+                p,
+                q,
+                self.patch,
+                self.patch_stride,
+                weight_spatial=self.weight_spatial,
+                distance=self.rgb_distance,
+            ),
             output,
             target,
-            self.patch,
-            self.patch_stride,
-            weight_spatial=self.weight_spatial,
-            distance=self.rgb_distance,
         )
 
     def _vgg(self, source: Tensor, target: Tensor) -> Tensor:
-        return contextual_bilateral_loss(source, target, weight_spatial=self.weight_spatial)
+        return self._ways(
+            lambda p, q: contextual_bilateral_loss(p, q, weight_spatial=self.weight_spatial), source, target
+        )
+
+    def _ways(self, loss: Callable[[Tensor, Tensor], Tensor], source: Tensor, target: Tensor) -> Tensor:
+        there = loss(source, target)
+        return (there + loss(target, source)) / 2 if self.both_ways else there
 
     def _compared(self, picture: Tensor) -> dict[str, Tensor]:
         """The features of a picture that are compared, by layer."""

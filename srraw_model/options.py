@@ -18,9 +18,9 @@ class Preset:
         l1_share: share of the steps, from the first, that minimise the aligned L1 instead of CoBi.
         fall_share: share of the steps, at the end, over which the learning rate falls to zero.
         cobi: of `CoBiLoss`: the step between patches (1 in the paper), the weight of D' (0.1), layers of VGG
-            that are left out (none), and the distance of RGB patches. That is L2, as in the paper's released
-            code: the cosine's does not see contrast, and a network that learns by it alone ends in black and
-            white.
+            that are left out (none), whether it is asked both ways (no), and the distance of RGB patches.
+            That is L2, as in the paper's released code: the cosine's does not see contrast, and a network
+            that learns by it alone ends in black and white.
     """
 
     network: dict[str, Any]
@@ -54,10 +54,16 @@ PRESETS = {
         crop=32,
         batch=1,
         steps=2000,
-        learning_rate=2e-4,
-        l1_share=0.5,
+        learning_rate=5e-4,
+        l1_share=0.75,
         fall_share=0.5,
-        cobi={"patch_stride": 4, "weight_spatial": 0.1, "leave_out": ("conv1_2",), "rgb_distance": "l2"},
+        cobi={
+            "patch_stride": 4,
+            "weight_spatial": 1.0,
+            "leave_out": ("conv1_2",),
+            "both_ways": True,
+            "rgb_distance": "l2",
+        },
     ),
     "demo": Preset(  # minutes on two cores; its pairs are aligned well, so that D' may weigh more
         network={"name": "small", "channels": 48, "blocks": 6},

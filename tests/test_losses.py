@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -145,6 +146,37 @@ def test_part_by_part_it_has_the_value_and_gradient_of_the_whole(pictures, featu
     assert not again.requires_grad
     assert set(clock.seconds) == ({"cobi_rgb", "features", "cobi_vgg"} if features else {"cobi_rgb"})
     assert min(clock.seconds.values()) > 0
+
+
+def test_both_ways_is_the_mean_of_the_loss_and_of_its_exchange(pictures):
+    output, target = pictures
+    options = {"patch": 4, "patch_stride": 4}
+    there, back = (CoBiLoss(4, TwoLayers(), **options)(*pair)[0] for pair in (pictures, pictures[::-1]))
+    output.requires_grad_()
+    total, _ = CoBiLoss(4, TwoLayers(), both_ways=True, **options)(output, target)
+    torch.testing.assert_close(total.detach(), (there + back) / 2)
+    total.backward()
+    _, _, gradient = CoBiLoss(4, TwoLayers(), both_ways=True, **options).gradient(
+        output, target, Clock(torch.device("cpu"))
+    )
+    torch.testing.assert_close(gradient, output.grad)
+
+
+def test_only_both_ways_a_soft_picture_is_better_than_a_flat_one(shared_data):
+    """Eq. 2 finds for every source a target that resembles it, and flat ones find a flat target."""
+    photo = cv2.imread(str(shared_data / "set5/img_003_SRF_4_HR.png"))[:128, :128].astype(np.float32) / 255
+    flat = np.broadcast_to(np.median(photo.reshape(-1, 3), axis=0), photo.shape)
+    target, soft, grey = (
+        torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None]
+        for picture in (photo, cv2.GaussianBlur(photo, (0, 0), 2), flat)
+    )
+    features = load_vgg19(shared_data / "weights" / "vgg_normalised_conv3_1.pth")
+    one, both = (
+        CoBiLoss(4, features, patch_stride=4, rgb_distance="l2", leave_out=["conv1_2"], both_ways=ways)
+        for ways in (False, True)
+    )
+    assert one(grey, target)[0] < one(soft, target)[0]
+    assert both(grey, target)[0] > both(soft, target)[0]
 
 
 def test_layers_that_are_left_out_are_not_compared(pictures):
