@@ -11,7 +11,7 @@ What all of them take:
         counts: (groups,) int32, how many it takes. A tile is two blocks of BLOCK targets.
     best: (sources, 2 tiles) float32, the greatest product with a block, at its tile's place in that order; of
         l2 the greatest <p, q> - |q|^2 / 2.
-    box: (4, blocks) float32, least x, greatest x, least y, greatest y of a block's targets; block_size:
+    box: (4, blocks) float64, least x, greatest x, least y, greatest y of a block's targets; block_size:
         (2, blocks) float32, the greatest of the first two of `size` within it.
 """
 
@@ -21,37 +21,40 @@ import triton
 import triton.language as tl
 from triton.language import constexpr
 
+Pointer = Value = tl.tensor
+
 TIE = constexpr(1e-12)  # as matching.TIE
 SLACK = constexpr(1e-6)  # more than float32 loses of a bound, relative to it, and of positions of up to 1
+NO_COST = constexpr(1e300)  # greater than any, and finite, so that every loop ends where no bound is left
 LEAST_LENGTH = constexpr(1e-15)  # keeps the squares of lengths within float32
 
 
 @triton.jit
 def round_features(
-    pixels,
-    plane,
-    channels,
-    index,
-    origin,
-    mean,
-    scalars,
-    factors,
-    scale,
-    size,
-    rows,
+    pixels: Pointer,
+    plane: Value,
+    channels: Value,
+    index: Pointer,
+    origin: Pointer,
+    mean: Pointer,
+    scalars: Pointer,
+    factors: Pointer,
+    scale: Pointer,
+    size: Pointer,
+    rows: Value,
     WIDTH: constexpr,
     STEP: constexpr,
     ROWS: constexpr,
     IS_L2: constexpr,
-):
+) -> None:
     """Round features to float16, and measure in float64 what that takes from them.
 
     Args:
         pixels: (channels, plane), the map.
         origin, mean: (channels,) float64, subtracted in turn.
         factors, size: written.
-        scale: (rows,) float64, written: what the centred features were multiplied by, for the cosine that they
-            have length 1 (or 0).
+        scale: (rows,) float64, written: what the centred features were multiplied by, so that for the cosine
+            they have length 1 (or 0).
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     at = tl.load(index + row)
@@ -82,7 +85,9 @@ def round_features(
 
 
 @triton.jit
-def _centred(pixels, plane, channels, at, origin, mean, channel):
+def _centred(
+    pixels: Pointer, plane: Value, channels: Value, at: Value, origin: Pointer, mean: Pointer, channel: Value
+) -> Value:
     """Features (positions, channels of this step) float64, zero beyond the last channel."""
     inside = channel < channels
     values = tl.load(pixels + channel.to(tl.int64) * plane + at[:, None], mask=inside & (at[:, None] >= 0))
@@ -94,21 +99,21 @@ def _centred(pixels, plane, channels, at, origin, mean, channel):
 
 @triton.jit
 def scan(
-    source,
-    target,
-    target_size,
-    nearest,
-    tiles,
-    counts,
-    first,
-    best,
+    source: Pointer,
+    target: Pointer,
+    target_size: Pointer,
+    nearest: Pointer,
+    tiles: Value,
+    counts: Pointer,
+    first: Value,
+    best: Pointer,
     WIDTH: constexpr,
     STEP: constexpr,
     SPAN: constexpr,
     GROUP: constexpr,
     BLOCK: constexpr,
     IS_L2: constexpr,
-):
+) -> None:
     """Write `best`: program (g, s) multiplies the sources of group g with SPAN tiles from first + s SPAN on.
 
     Args:
@@ -132,17 +137,17 @@ def scan(
 
 @triton.jit
 def _greatest(
-    p,
-    sources,
-    target,
-    half_square,
-    place,
+    p: Value,
+    sources: Pointer,
+    target: Pointer,
+    half_square: Pointer,
+    place: Value,
     WIDTH: constexpr,
     STEP: constexpr,
     GROUP: constexpr,
     BLOCK: constexpr,
     IS_L2: constexpr,
-):
+) -> Value:
     """The greatest product of every source with the targets at `place`, (GROUP,)."""
     targets = target + place.to(tl.int64)[:, None] * WIDTH + tl.arange(0, STEP)
     if WIDTH == STEP:
@@ -158,22 +163,22 @@ def _greatest(
 
 @triton.jit
 def reach(
-    best,
-    nearest,
-    apart,
-    tiles,
-    first,
-    position,
-    size,
-    rows,
-    box,
-    block_size,
-    scalars,
-    counts,
+    best: Pointer,
+    nearest: Pointer,
+    apart: Pointer,
+    tiles: Value,
+    first: Value,
+    position: Pointer,
+    size: Pointer,
+    rows: Value,
+    box: Pointer,
+    block_size: Pointer,
+    scalars: Pointer,
+    counts: Pointer,
     CHUNK: constexpr,
     GROUP: constexpr,
     IS_L2: constexpr,
-):
+) -> None:
     """Write `counts`: how many tiles of its list a group must take, by the costs within the first ones.
 
     Args:
@@ -183,11 +188,10 @@ def reach(
     """
     group = tl.program_id(0)
     row = group.to(tl.int64) * GROUP + tl.arange(0, GROUP)
-    x, y = tl.load(position + row).to(tl.float32), tl.load(position + rows + row).to(tl.float32)
+    x, y = _load32(position + row), _load32(position + rows + row)
     error, length = tl.load(size + row), tl.load(size + rows + row)
     half_square = tl.load(size + 2 * rows + row)
-    unit, weight = tl.load(scalars + 2).to(tl.float32), tl.load(scalars + 3).to(tl.float32)
-    roundoff = tl.load(scalars + 4).to(tl.float32)
+    unit, weight, roundoff = _load32(scalars + 2), _load32(scalars + 3), _load32(scalars + 4)
     blocks = 2 * tiles
     limit = tl.full((GROUP,), float("inf"), tl.float32)
     for entry in range(0, 2 * first):
@@ -196,8 +200,8 @@ def reach(
         block_error, block_length = tl.load(block_size + block), tl.load(block_size + blocks + block)
         margin = _margin(error, length, block_error, block_length, roundoff)
         feature = _distance(most - margin, half_square, unit, IS_L2)
-        dx = tl.maximum(tl.load(box + blocks + block) - x, x - tl.load(box + block))
-        dy = tl.maximum(tl.load(box + 3 * blocks + block) - y, y - tl.load(box + 2 * blocks + block))
+        dx = tl.maximum(_load32(box + blocks + block) - x, x - _load32(box + block))
+        dy = tl.maximum(_load32(box + 3 * blocks + block) - y, y - _load32(box + 2 * blocks + block))
         limit = tl.minimum(limit, feature + weight * tl.sqrt(dx * dx + dy * dy))
     greatest = tl.max(limit, 0) * (1 + SLACK) + SLACK * (1 + weight)
     count = first
@@ -209,7 +213,12 @@ def reach(
 
 
 @triton.jit
-def _margin(error, length, other_error, other_length, roundoff):
+def _load32(pointer: Pointer) -> Value:
+    return tl.load(pointer).to(tl.float32)
+
+
+@triton.jit
+def _margin(error: Value, length: Value, other_error: Value, other_length: Value, roundoff: Value) -> Value:
     """How far a product of factors may lie from that of their features.
 
     |<p, q> - <p', q'>| <= |p - p'| |q| + |p'| |q - q'|, and the summation's roundoff.
@@ -219,51 +228,54 @@ def _margin(error, length, other_error, other_length, roundoff):
 
 
 @triton.jit
-def _distance(product, half_square, unit, IS_L2: constexpr):
+def _distance(product: Value, half_square: Value, unit: Value, IS_L2: constexpr) -> Value:
     """D of a product <p, q>; of l2 that of <p, q> - |q|^2 / 2, with |p|^2 / 2."""
     if IS_L2:
-        return tl.sqrt(tl.maximum(2 * (half_square - product), 0.0)) * unit
+        result = tl.sqrt(tl.maximum(2 * (half_square - product), 0.0)) * unit
     else:
-        return 1 - product
+        result = 1 - product
+    return result
 
 
 @triton.jit
 def choose(
-    best,
-    nearest,
-    tiles,
-    counts,
-    source_pixels,
-    source_plane,
-    source_index,
-    source_position,
-    source,
-    source_scale,
-    source_size,
-    rows,
-    target_pixels,
-    target_plane,
-    target_index,
-    target_position,
-    target,
-    target_scale,
-    target_size,
-    box,
-    block_size,
-    channels,
-    origin,
-    mean,
-    scalars,
-    index_out,
-    feature_out,
-    spatial_out,
+    best: Pointer,
+    nearest: Pointer,
+    tiles: Value,
+    apart: Pointer,
+    counts: Pointer,
+    source_pixels: Pointer,
+    source_plane: Value,
+    source_index: Pointer,
+    source_position: Pointer,
+    source: Pointer,
+    source_scale: Pointer,
+    source_size: Pointer,
+    rows: Value,
+    target_pixels: Pointer,
+    target_plane: Value,
+    target_index: Pointer,
+    target_position: Pointer,
+    target: Pointer,
+    target_scale: Pointer,
+    target_size: Pointer,
+    box: Pointer,
+    block_size: Pointer,
+    greatest: Pointer,
+    channels: Value,
+    origin: Pointer,
+    mean: Pointer,
+    scalars: Pointer,
+    index_out: Pointer,
+    feature_out: Pointer,
+    spatial_out: Pointer,
     WIDTH: constexpr,
     STEP: constexpr,
     CHUNK: constexpr,
     GROUP: constexpr,
     BLOCK: constexpr,
     IS_L2: constexpr,
-):
+) -> None:
     """The target of every source, one a program.
 
     The block whose bound is least comes first, within it the target whose bound is least; that one's cost is
@@ -271,108 +283,122 @@ def choose(
 
     Args:
         source_..., target_...: as in `round_features`.
+        apart: (cells, 2 tiles) float32, distances between BLOCK consecutive sources and the blocks, at their
+            tiles' places in `nearest`.
+        greatest: (2,) float32, of `block_size`.
         index_out, feature_out, spatial_out: (positions,) int64 and float64, written: target, D and D'.
     """
     row = tl.program_id(0).to(tl.int64)
-    group, blocks, targets = row // GROUP, 2 * tiles, 2 * tiles * BLOCK
+    group, cell, blocks, targets = row // GROUP, row // BLOCK, 2 * tiles, 2 * tiles * BLOCK
     exact_x, exact_y = tl.load(source_position + row), tl.load(source_position + rows + row)
     x, y = exact_x.to(tl.float32), exact_y.to(tl.float32)
     error, length = tl.load(source_size + row), tl.load(source_size + rows + row)
     half_square = tl.load(source_size + 2 * rows + row)
     exact_weight = tl.load(scalars + 3)
-    unit, weight = tl.load(scalars + 2).to(tl.float32), exact_weight.to(tl.float32)
-    roundoff = tl.load(scalars + 4).to(tl.float32)
+    unit, weight, roundoff = _load32(scalars + 2), exact_weight.to(tl.float32), _load32(scalars + 4)
     at, p_scale = tl.load(source_index + row), tl.load(source_scale + row)
 
-    cost = tl.full((), float("inf"), tl.float64)
+    cost = tl.full((), NO_COST, tl.float64)
     spatial = tl.full((), float("inf"), tl.float64)
     chosen = tl.full((), 2**62, tl.int64)
     entries = 2 * tl.load(counts + group)
     for first in range(0, entries, CHUNK):
         entry = first + tl.arange(0, CHUNK)
         inside = entry < entries
-        block = 2 * tl.load(nearest + group * tiles + entry // 2, mask=inside, other=0) + entry % 2
+        if IS_L2:
+            block = 2 * tl.load(nearest + group * tiles + entry // 2, mask=inside, other=0) + entry % 2
+            block_error, block_length = tl.load(block_size + block), tl.load(block_size + blocks + block)
+        else:  # lengths are 1 and errors much alike: one margin serves all
+            block_error, block_length = tl.load(greatest), tl.load(greatest + 1)
         most = tl.load(best + row * blocks + entry, mask=inside, other=0)
-        block_error, block_length = tl.load(block_size + block), tl.load(block_size + blocks + block)
-        margin = _margin(error, length, block_error, block_length, roundoff)
-        dx = tl.maximum(tl.load(box + block) - x, x - tl.load(box + blocks + block))
-        dy = tl.maximum(tl.load(box + 2 * blocks + block) - y, y - tl.load(box + 3 * blocks + block))
-        dx, dy = tl.maximum(dx, 0.0), tl.maximum(dy, 0.0)
-        bound = _bound(_distance(most + margin, half_square, unit, IS_L2), dx, dy, weight)
+        most += _margin(error, length, block_error, block_length, roundoff)
+        away = tl.load(apart + cell * blocks + entry, mask=inside, other=0)
+        bound = _distance(most, half_square, unit, IS_L2) + weight * away
         bound = tl.where(inside, bound, float("inf"))
-        least = tl.min(bound, 0)
+        least = _least(bound, weight)
         while least <= cost + TIE:
             which = first + tl.argmin(bound, 0)
             this = 2 * tl.load(nearest + group * tiles + which // 2) + which % 2
-            place = this * BLOCK + tl.arange(0, BLOCK)
-            product = _products(source + row * WIDTH, target, place, WIDTH, STEP, BLOCK)
-            if IS_L2:
-                product -= tl.load(target_size + 2 * targets + place)
-            margin_here = _margin(
-                error, length, tl.load(target_size + place), tl.load(target_size + targets + place), roundoff
-            )
-            ex = tl.load(target_position + place).to(tl.float32) - x
-            ey = tl.load(target_position + targets + place).to(tl.float32) - y
-            feature_bound = _distance(product + margin_here, half_square, unit, IS_L2)
-            bound_here = _bound(feature_bound, ex, ey, weight)
-            least_here = tl.min(bound_here, 0)
-            while least_here <= cost + TIE:
-                one = this * BLOCK + tl.argmin(bound_here, 0)
-                other = tl.load(target_index + one)
+            # The cell may lie nearer to the block than this source does.
+            dx = tl.maximum(_load32(box + this) - x, x - _load32(box + blocks + this))
+            dy = tl.maximum(_load32(box + 2 * blocks + this) - y, y - _load32(box + 3 * blocks + this))
+            dx, dy = tl.maximum(dx, 0.0), tl.maximum(dy, 0.0)
+            farther = tl.sqrt(dx * dx + dy * dy) - tl.load(apart + cell * blocks + which)
+            if least + weight * tl.maximum(farther, 0.0) <= cost + TIE:
+                place = this * BLOCK + tl.arange(0, BLOCK)
+                product = _products(source + row * WIDTH, target, place, WIDTH, STEP, BLOCK)
                 if IS_L2:
-                    feature = _difference(
-                        source_pixels,
-                        source_plane,
-                        at,
-                        target_pixels,
-                        target_plane,
-                        other,
-                        channels,
-                        WIDTH,
-                        STEP,
-                    )
-                else:
-                    feature = 1.0 - tl.load(target_scale + one) * _product(
-                        source_pixels,
-                        source_plane,
-                        at,
-                        p_scale,
-                        target_pixels,
-                        target_plane,
-                        other,
-                        channels,
-                        origin,
-                        mean,
-                        WIDTH,
-                        STEP,
-                    )
-                fx = tl.load(target_position + one) - exact_x
-                fy = tl.load(target_position + targets + one) - exact_y
-                between = tl.sqrt(fx * fx + fy * fy)
-                total = feature + exact_weight * between
-                # Equal costs go to the nearer target, equally near ones to the lower index.
-                preferred = (between < spatial - TIE) | ((between <= spatial + TIE) & (other < chosen))
-                better = (total < cost - TIE) | ((total <= cost + TIE) & preferred)
-                cost = tl.where(better, total, cost)
-                spatial = tl.where(better, between, spatial)
-                chosen = tl.where(better, other, chosen)
-                bound_here = tl.where(place == one, float("inf"), bound_here)
-                least_here = tl.min(bound_here, 0)
+                    product -= tl.load(target_size + 2 * targets + place)
+                target_error, target_length = (
+                    tl.load(target_size + place),
+                    tl.load(target_size + targets + place),
+                )
+                product += _margin(error, length, target_error, target_length, roundoff)
+                ex = _load32(target_position + place) - x
+                ey = _load32(target_position + targets + place) - y
+                bound_here = _distance(product, half_square, unit, IS_L2) + weight * tl.sqrt(
+                    ex * ex + ey * ey
+                )
+                least_here = _least(bound_here, weight)
+                while least_here <= cost + TIE:
+                    one = this * BLOCK + tl.argmin(bound_here, 0)
+                    other = tl.load(target_index + one)
+                    if IS_L2:
+                        feature = _difference(
+                            source_pixels,
+                            source_plane,
+                            at,
+                            target_pixels,
+                            target_plane,
+                            other,
+                            channels,
+                            WIDTH,
+                            STEP,
+                        )
+                    else:
+                        feature = 1.0 - tl.load(target_scale + one) * _product(
+                            source_pixels,
+                            source_plane,
+                            at,
+                            p_scale,
+                            target_pixels,
+                            target_plane,
+                            other,
+                            channels,
+                            origin,
+                            mean,
+                            WIDTH,
+                            STEP,
+                        )
+                    fx = tl.load(target_position + one) - exact_x
+                    fy = tl.load(target_position + targets + one) - exact_y
+                    between = tl.sqrt(fx * fx + fy * fy)
+                    total = feature + exact_weight * between
+                    # Equal costs go to the nearer target, equally near ones to the lower index.
+                    nearer = (between < spatial - TIE) | ((between <= spatial + TIE) & (other < chosen))
+                    better = (total < cost - TIE) | ((total <= cost + TIE) & nearer)
+                    cost = tl.where(better, total, cost)
+                    spatial = tl.where(better, between, spatial)
+                    chosen = tl.where(better, other, chosen)
+                    bound_here = tl.where(place == one, float("inf"), bound_here)
+                    least_here = _least(bound_here, weight)
             bound = tl.where(entry == which, float("inf"), bound)
-            least = tl.min(bound, 0)
+            least = _least(bound, weight)
     tl.store(index_out + at, chosen)
     tl.store(feature_out + at, cost - exact_weight * spatial)
     tl.store(spatial_out + at, spatial)
 
 
 @triton.jit
-def _bound(feature, dx, dy, weight):
-    """No more than a cost, of a distance of features that is no more, and a difference of positions."""
-    return (feature + weight * tl.sqrt(dx * dx + dy * dy)) * (1 - SLACK) - SLACK * (1 + weight)
+def _least(cost: Value, weight: Value) -> Value:
+    """The least of costs, and less by what float32 may have added to it."""
+    return tl.min(cost, 0) * (1 - SLACK) - SLACK * (1 + weight)
 
 
 @triton.jit
-def _products(source, target, place, WIDTH: constexpr, STEP: constexpr, BLOCK: constexpr):
+def _products(
+    source: Pointer, target: Pointer, place: Value, WIDTH: constexpr, STEP: constexpr, BLOCK: constexpr
+) -> Value:
     """Products of one source's factors with those of the targets at `place`, (BLOCK,) float32."""
     product = tl.zeros((BLOCK,), tl.float32)
     for c in range(0, WIDTH, STEP):
@@ -385,19 +411,19 @@ def _products(source, target, place, WIDTH: constexpr, STEP: constexpr, BLOCK: c
 
 @triton.jit
 def _product(
-    source,
-    source_plane,
-    at,
-    scale,
-    target,
-    target_plane,
-    other,
-    channels,
-    origin,
-    mean,
+    source: Pointer,
+    source_plane: Value,
+    at: Value,
+    scale: Pointer,
+    target: Pointer,
+    target_plane: Value,
+    other: Value,
+    channels: Value,
+    origin: Pointer,
+    mean: Pointer,
     WIDTH: constexpr,
     STEP: constexpr,
-):
+) -> Value:
     """<p, q> of a source's direction and a target's centred feature."""
     product = tl.zeros((STEP,), tl.float64)
     for c in range(0, WIDTH, STEP):
@@ -412,8 +438,16 @@ def _product(
 
 @triton.jit
 def _difference(
-    source, source_plane, at, target, target_plane, other, channels, WIDTH: constexpr, STEP: constexpr
-):
+    source: Pointer,
+    source_plane: Value,
+    at: Value,
+    target: Pointer,
+    target_plane: Value,
+    other: Value,
+    channels: Value,
+    WIDTH: constexpr,
+    STEP: constexpr,
+) -> Value:
     """|p - q| / sqrt(C), of the maps' own values: exact for features that are equal."""
     square = tl.zeros((STEP,), tl.float64)
     for c in range(0, WIDTH, STEP):

@@ -42,6 +42,7 @@ SPAN = 32  # tiles that a program takes
 CHUNK = 1024  # blocks whose bounds are compared at a time
 BOUNDS = 2**26  # products of sources with blocks that are kept at a time, 256 MB
 ROWS = 32  # features that are rounded together
+OPENED = 32  # channels of an opened block that are read together
 
 # A tensor core adds float16 products in float32 of at least 23 bits, and truncates.
 SUM_ROUNDOFF = 2.0**-22
@@ -50,7 +51,7 @@ GREATEST = 1e15  # length of a feature, or weight_spatial, up to which float32 h
 
 @cache
 def runs_on(device: torch.device) -> bool:
-    """Whether a device can: a CUDA GPU (Ampere or later), with Triton and the C compiler that Triton calls."""
+    """Whether a device can: a CUDA GPU since Ampere, with Triton and the C compiler that Triton calls."""
     if device.type != "cuda" or torch.version.cuda is None or find_spec("triton") is None:
         return False
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
@@ -63,15 +64,26 @@ class Layout(NamedTuple):
     Attributes:
         index: (rows,) int64.
         position: (2, rows) float64, x and y.
+        box: (4, rows / BLOCK) float64, least x, greatest x, least y, greatest y of BLOCK consecutive ones.
     """
 
     index: Tensor
     position: Tensor
+    box: Tensor
 
-    def boxes(self, count: int) -> Tensor:
-        """(4, K) float64: least x, greatest x, least y, greatest y of every `count` consecutive positions."""
-        parts = self.position.view(2, -1, count)
-        return torch.stack([parts.amin(2), parts.amax(2)], dim=1).reshape(4, -1)
+
+class Order(NamedTuple):
+    """In which order groups of sources take the tiles: those first that are nearest.
+
+    Attributes:
+        nearest: (groups, tiles) int32.
+        tile_apart: (groups, tiles) float32, distances of group and tile, rising.
+        apart: (cells, 2 tiles) float32, distances between BLOCK consecutive sources and the tiles' blocks.
+    """
+
+    nearest: Tensor
+    tile_apart: Tensor
+    apart: Tensor
 
 
 class Rounded(NamedTuple):
@@ -99,7 +111,7 @@ def search_maps(problem: Problem) -> Chosen:
     group_sides = GROUP_SIDES if width <= NARROW else GROUP_SIDES_WIDE
     group = math.prod(group_sides)
     orders = [
-        (problem.source.rows, problem.source.columns, group_sides, group_sides, group, device),
+        (problem.source.rows, problem.source.columns, group_sides, BLOCK_SIDES, group, device),
         (problem.target.rows, problem.target.columns, TILE_SIDES, BLOCK_SIDES, 2 * BLOCK, device),
     ]
     scalars = torch.stack(
@@ -125,10 +137,8 @@ def search_maps(problem: Problem) -> Chosen:
         groups, tiles = len(source.factors) // group, len(target.factors) // (2 * BLOCK)
         strip = max(1, BOUNDS // (2 * tiles * group))  # groups whose bounds are kept at a time
         for first in range(0, groups, strip):
-            nearest, apart = _nearest(*orders, first, min(first + strip, groups))
-            _search_groups(
-                problem, source, target, scalars, first * group, group, step, nearest, apart, found
-            )
+            order = _nearest(*orders, first, min(first + strip, groups))
+            _search_groups(problem, source, target, scalars, first * group, group, step, order, found)
     return found
 
 
@@ -140,21 +150,16 @@ def _search_groups(
     first_row: int,
     group: int,
     step: int,
-    nearest: Tensor,
-    apart: Tensor,
+    order: Order,
     found: Chosen,
 ) -> None:
-    """Fill in what some groups of sources choose.
-
-    first_row: of the first group; nearest, apart: (groups, tiles), as `_nearest` returns them.
-    """
+    """Fill in what the groups of an order choose; the first of them begins at `first_row`."""
     from srraw_model import gpu_kernels
 
-    (groups, tiles), (rows, width) = nearest.shape, source.factors.shape
+    (groups, tiles), (rows, width) = order.nearest.shape, source.factors.shape
     of_strip = slice(first_row, first_row + groups * group)
     factors, scale, size = source.factors[of_strip], source.scale[of_strip], source.size[:, of_strip]
     index, position = source.layout.index[of_strip], source.layout.position[:, of_strip]
-    box = target.layout.boxes(BLOCK).float()
     block_size = target.size[:2].view(2, -1, BLOCK).amax(dim=2)
     best = torch.empty(groups * group, 2 * tiles, device=factors.device)
     near = min(NEAR, tiles)
@@ -166,7 +171,7 @@ def _search_groups(
             factors,
             target.factors,
             target.size,
-            nearest,
+            order.nearest,
             tiles,
             counts,
             begin,
@@ -184,14 +189,14 @@ def _search_groups(
     if tiles > near:
         gpu_kernels.reach[(groups,)](
             best,
-            nearest,
-            apart,
+            order.nearest,
+            order.tile_apart,
             tiles,
             near,
             position,
             size,
             rows,
-            box,
+            target.layout.box,
             block_size,
             scalars,
             counts,
@@ -202,8 +207,9 @@ def _search_groups(
         scan(near, tiles)
     gpu_kernels.choose[(groups * group,)](
         best,
-        nearest,
+        order.nearest,
         tiles,
+        order.apart,
         counts,
         source.pixels,
         source.pixels.shape[1],
@@ -220,21 +226,23 @@ def _search_groups(
         target.factors,
         target.scale,
         target.size,
-        box,
+        target.layout.box,
         block_size,
+        block_size.amax(dim=1),
         len(problem.mean),
-        problem.target.origin,
-        problem.mean,
+        problem.target.origin.contiguous(),  # of a float64 map it is a view
+        problem.mean.contiguous(),
         scalars,
         found.index,
         found.feature,
         found.spatial,
         WIDTH=width,
-        STEP=min(step, NARROW),
+        STEP=min(step, OPENED),
         CHUNK=CHUNK,
         GROUP=group,
         BLOCK=BLOCK,
         IS_L2=is_l2,
+        num_warps=1,
     )
 
 
@@ -269,8 +277,8 @@ def _rounded(problem: Problem, pixels: Tensor, layout: Layout, scalars: Tensor, 
         pixels.shape[1],
         len(pixels),
         layout.index,
-        problem.target.origin,
-        problem.mean,
+        problem.target.origin.contiguous(),  # of a float64 map it is a view
+        problem.mean.contiguous(),
         scalars,
         factors,
         scale,
@@ -296,22 +304,37 @@ def _layout(
     multiple: int,
     device: torch.device,
 ) -> Layout:
-    """The layout of a grid (rows, columns) in multiples of `multiple`; outer, inner: as `compact_order` has them."""
+    """The layout of a grid, its length a multiple of `multiple`; outer, inner: as in `compact_order`."""
     grid = PatchGrid(torch.empty(0, rows, columns), torch.empty(0), patch=1, stride=1)
     index = compact_order(grid, outer, inner)
     index = torch.cat([index, index[-1:].expand(-len(index) % multiple)])
-    return Layout(index.to(device), grid.positions(index).T.contiguous().to(device))
+    position = grid.positions(index).T.contiguous()
+    parts = position.view(2, -1, BLOCK)
+    box = torch.stack([parts.amin(dim=2), parts.amax(dim=2)], dim=1).view(4, -1)
+    return Layout(index.to(device), position.to(device), box.to(device))
 
 
-@lru_cache(maxsize=32)
-def _nearest(of_source: tuple, of_target: tuple, first: int, last: int) -> tuple[Tensor, Tensor]:
-    """The tiles in order of their distance from groups `first` to before `last`: (groups, tiles) of each.
+@lru_cache(maxsize=16)
+def _nearest(of_source: tuple, of_target: tuple, first: int, last: int) -> Order:
+    """The order for groups `first` to before `last`; of_source, of_target: the arguments of `_layout`."""
+    cells, blocks = _layout(*of_source).box, _layout(*of_target).box
+    in_group = of_source[4] // BLOCK
+    cells = cells[:, first * in_group : last * in_group]
+    tile_apart, nearest = _between(_around(cells, in_group), _around(blocks, 2)).sort(stable=True)
+    in_order = (2 * nearest[..., None] + torch.arange(2, device=nearest.device)).flatten(1)
+    apart = _between(cells, blocks).gather(1, in_order.repeat_interleave(in_group, dim=0))
+    return Order(nearest.int(), tile_apart.float(), apart.float())
 
-    Returns them as int32, and the distances as float32; of_source, of_target: the arguments of `_layout`.
-    """
-    (source, group), (target, tile) = ((_layout(*order), order[4]) for order in (of_source, of_target))
-    groups, tiles = source.boxes(group)[:, first:last, None], target.boxes(tile)[:, None]
-    dx = torch.maximum(tiles[0] - groups[1], groups[0] - tiles[1]).clamp(min=0)
-    dy = torch.maximum(tiles[2] - groups[3], groups[2] - tiles[3]).clamp(min=0)
-    apart, nearest = (dx.square() + dy.square()).sqrt().sort(dim=1, stable=True)
-    return nearest.int(), apart.float()
+
+def _around(boxes: Tensor, count: int) -> Tensor:
+    """Rectangles (4, K / count) around `count` consecutive ones each of (4, K)."""
+    parts = boxes.reshape(2, 2, -1, count)
+    return torch.stack([parts[:, 0].amin(dim=2), parts[:, 1].amax(dim=2)], dim=1).view(4, -1)
+
+
+def _between(boxes: Tensor, others: Tensor) -> Tensor:
+    """Distances (N, K) of rectangles (4, N) and (4, K), 0 where they meet."""
+    boxes = boxes[:, :, None]
+    dx = torch.maximum(others[0] - boxes[1], boxes[0] - others[1]).clamp(min=0)
+    dy = torch.maximum(others[2] - boxes[3], boxes[2] - others[3]).clamp(min=0)
+    return (dx.square() + dy.square()).sqrt()
