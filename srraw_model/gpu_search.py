@@ -205,7 +205,7 @@ def _search_groups(
             IS_L2=is_l2,
         )
         scan(near, tiles)
-    gpu_kernels.choose[(groups * group,)](
+    gpu_kernels.choose[(min(groups * group, problem.source.count - first_row),)](
         best,
         order.nearest,
         tiles,

@@ -1,7 +1,7 @@
 """The GPU's search chooses what brute force in float64 chooses.
 
-Without a GPU the kernels run in Triton's interpreter, at small sizes and with small tiles, if Triton is there;
-it comes with torch's CUDA builds for Linux, not with those for the CPU. What needs a GPU is skipped elsewhere.
+Without a GPU the kernels run in Triton's interpreter, at small sizes and with small tiles. Triton comes with
+torch's CUDA builds for Linux, not with those for the CPU; where it is missing, its tests are skipped.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ SMALL_TILES = {
     "BLOCK": 16,
     "BLOCK_SIDES": (4, 4),
     "TILE_SIDES": (4, 8),
-    "GROUP_SIDES": (4, 8),
+    "GROUP_SIDES": (4, 4),
     "GROUP_SIDES_WIDE": (4, 4),
     "NEAR": 1,
     "SPAN": 2,
     "CHUNK": 4,
     "ROWS": 16,
-    "BOUNDS": 128,  # two groups at a time, or one
+    "BOUNDS": 64,  # two groups at a time, or one
 }
 
 
@@ -136,8 +136,8 @@ def test_any_precision(dtype):
     assert_brute_force_agrees(source, target, 0.1, "cosine")
 
 
-sides = st.integers(1, 6)
-few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+sides = st.integers(1, 4)
+few = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 cases = given(
     data=st.data(),
     size=st.tuples(sides, sides),
@@ -172,8 +172,14 @@ def test_targets_that_float16_cannot_tell_apart(data, size, target_size, channel
     for (height, width), values in zip((size, target_size), noise, strict=True):
         which = data.draw(st.lists(st.integers(0, 2), min_size=height * width, max_size=height * width))
         features = few_features[:, which].reshape(1, channels + 1, height, width)
-        maps.append(features * (1 + step * values) + step * values.flip(0))
-    assert_brute_force_agrees(*maps, weight_spatial, distance)
+        maps.append((features * (1 + step * values) + step * values.flip(0))[0])
+    with kernels():
+        index = (
+            match(*(m[None] for m in maps), weight_spatial=weight_spatial, distance=distance).index[0].cpu()
+        )
+    cost, _ = brute_force(*maps, weight_spatial, distance)
+    # Not the index: costs within 1e-12 of each other are equal, a little more or less depends on roundoff.
+    assert (cost.gather(1, index[:, None])[:, 0] - cost.amin(1)).max() < 3e-12
 
 
 @needs_triton
@@ -188,8 +194,8 @@ def test_a_smooth_picture_and_itself_moved(weight_spatial, distance):
 @needs_triton
 def test_close_neighbours_far_from_the_mean():
     """Here |p|^2 + |q|^2 - 2 <p, q> cancels to noise in any single precision."""
-    clusters, noise, more = random_maps((1, 4, 1, 1), (1, 4, 6, 6), (1, 4, 6, 6), dtype=torch.float64)
-    sign = torch.ones(6, device=DEVICE, dtype=torch.float64)
+    clusters, noise, more = random_maps((1, 4, 1, 1), (1, 4, 5, 4), (1, 4, 5, 4), dtype=torch.float64)
+    sign = torch.ones(4, device=DEVICE, dtype=torch.float64)
     sign[::2] = -1
     assert_brute_force_agrees(
         300 * clusters * sign + 1e-3 * noise, 300 * clusters * sign + 1e-3 * more, 0, "l2"
@@ -212,8 +218,8 @@ def test_scale_and_offset(scale, offset, distance):
 @pytest.mark.parametrize("distance", ["cosine", "l2"])
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7])
 def test_constant_features(value, distance):
-    constant = torch.full((1, 3, 5, 5), value, device=DEVICE)
-    (other,) = random_maps((1, 3, 5, 5))
+    constant = torch.full((1, 3, 4, 4), value, device=DEVICE)
+    (other,) = random_maps((1, 3, 4, 4))
     for source, target in [(constant, constant), (other, constant), (constant, other)]:
         for weight_spatial in (0, 0.1):
             with kernels():
@@ -248,9 +254,9 @@ def test_a_stride_takes_every_second_position():
 @needs_triton
 def test_tiles_too_far_to_win_are_not_multiplied():
     """And what they leave unwritten, which is NaN here, is not read: the choice is right all the same."""
-    source, target = random_maps((1, 3, 8, 16), (1, 3, 8, 16))
+    source, target = random_maps((1, 3, 4, 40), (1, 3, 4, 40))
     shares = {}
-    for weight_spatial in (0, 30):
+    for weight_spatial in (0, 300):
         products = []
         with kernels(BOUNDS=2**20):
             poisoned = torch.empty
@@ -267,7 +273,7 @@ def test_tiles_too_far_to_win_are_not_multiplied():
         )
         shares[weight_spatial] = products[-1].isfinite().double().mean().item()
     assert shares[0] == 1
-    assert shares[30] < 0.5
+    assert shares[300] < 0.7
 
 
 @needs_triton
