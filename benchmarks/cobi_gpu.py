@@ -2,7 +2,7 @@
 
     python benchmarks/cobi_gpu.py
 
-The search: everything between two feature maps and their pairs (`search.search`), float32 maps of 64 channels.
+The search: all that lies between two feature maps, float32 with 64 channels, and their pairs.
 Its rate counts 2 N M C operations, what the bare product takes. The card's rate is that of torch's product of
 two square float16 matrices, large enough to fill it; beside it the product at the search's own size, in
 strips into one reused buffer, which is bound by writing. Times are medians, by the card's own clock, without
