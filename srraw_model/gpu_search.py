@@ -6,8 +6,8 @@ significand of tf32 at the rate of bfloat16, and features of length 1 need no wi
 from each feature is measured in float64. So every product has a margin, some 5e-4 for the cosine; with
 it, and with the least that a block can be away, `choose` has a lower bound of the cost within every block. It
 opens the most promising one, computes the most promising target's cost in float64 from the map itself, and
-goes on until no bound is as small. Of random features, 1.0 to 1.6 blocks and 1.03 targets per source have such
-bounds (65,536 targets, weights 0 to 1).
+goes on until no bound is as small. Of random features, 1.0 to 1.6 blocks and 1.03 targets per source have
+such bounds (65,536 targets, weights 0 to 1).
 
 Costs at 65,536 x 65,536 positions of 64 channels, 5.5e11 floating-point operations, by count: with only 64
 channels a product earns 64 multiplications, so whatever else is done per product decides. It is one
@@ -45,8 +45,8 @@ BOUNDS = 2**26  # products of sources with blocks that are kept at a time, 256 M
 ROWS = 32  # features that are rounded together
 OPENED = 32  # channels of an opened block that are read together
 
-# Assumed, for the makers do not specify it: a tensor core adds float16 products, which are exact, with at least
-# 23 bits, and truncates. Twice that is allowed for each.
+# Assumed, for the makers do not specify it: a tensor core adds float16 products, which are exact, with at
+# least 23 bits, and truncates. Twice that is allowed for each.
 SUM_ROUNDOFF = 2.0**-22
 SHORTEST = 1e-100  # of the longest feature, up to which it need not be scaled
 GREATEST = 1e15  # length of a feature, or weight_spatial, up to which float32 holds all bounds
