@@ -317,6 +317,19 @@ def _differences(a: Tensor, b: Tensor) -> Tensor:
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
+def compact_order(grid: PatchGrid, outer: tuple[int, int], inner: tuple[int, int]) -> Tensor:
+    """The positions of a grid, (N,), so that neighbours in the order are neighbours in the grid.
+
+    Rectangle by rectangle of (rows, columns) `outer`, and within these of `inner`.
+    """
+    rows, columns = torch.arange(grid.rows), torch.arange(grid.columns)
+    key = torch.zeros(grid.rows, grid.columns, dtype=torch.int64)
+    for height, width in (outer, inner, (1, 1)):
+        key = (key * grid.rows + rows[:, None] // height) * grid.columns + columns // width
+        key = key.reshape(-1).unique(return_inverse=True)[1].view_as(key)  # small numbers again
+    return key.reshape(-1).argsort()
+
+
 def problems(
     source: Tensor, target: Tensor, patch: int, stride: int, weight_spatial: float, distance: str
 ) -> Iterator[Problem]:

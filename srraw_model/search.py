@@ -1,5 +1,7 @@
 """The search of matching.py, by the fastest way that is as exact: on the CPU by compiled loops (kernels.py).
 
+Feature maps on a GPU are searched by gpu_search.py; what follows is the CPU's.
+
 Feature maps: matrix products of tiles in float32, of which only the best of every block of targets is kept;
 less than its rounding and the nearest that a block lies, a block whose best cannot win is left out, and the
 others are ranked in float64. Sources are taken in compact groups: where `weight_spatial` times the distance
@@ -24,12 +26,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from srraw_model import gpu_search
 from srraw_model.matching import (
     FLOAT32_ROUNDOFF,
     TIE,
     Chosen,
     PatchGrid,
     Problem,
+    compact_order,
     product_roundoff,
     search_by_tiles,
     search_strip,
@@ -55,7 +59,11 @@ def search(problem: Problem) -> Chosen:
     source, target = problem.source, problem.target
     work = source.count * target.count * len(problem.mean)
     on_cpu = source.pixels.device.type == "cpu" and find_spec("numba") is not None
-    if not on_cpu or work < SMALL:
+    if work < SMALL:
+        return search_by_tiles(problem)
+    if source.patch == 1 and gpu_search.runs_on(source.pixels.device):
+        return gpu_search.search_maps(problem)
+    if not on_cpu:
         return search_by_tiles(problem)
     if source.patch == 1:
         return _search_maps(problem)
@@ -72,7 +80,7 @@ def _search_maps(problem: Problem) -> Chosen:
     targets = _Targets.of(problem)
     if not targets.usable:
         return search_by_tiles(problem)
-    sources = _compact_order(problem.source, GROUP_SIDES, GROUP_SIDES)
+    sources = compact_order(problem.source, GROUP_SIDES, GROUP_SIDES)
     groups = sources.split(GROUP)
     workers = min(torch.get_num_threads(), len(groups))
 
@@ -113,7 +121,7 @@ class _Targets:
 
     @staticmethod
     def of(problem: Problem) -> _Targets:
-        order = _compact_order(problem.target, TILE_SIDES, BLOCK_SIDES)
+        order = compact_order(problem.target, TILE_SIDES, BLOCK_SIDES)
         order = torch.cat([order, order[-1:].expand(-len(order) % BLOCK)])  # the last one again
         features = problem.features(problem.target, order)
         blocks = len(order) // BLOCK
@@ -222,19 +230,6 @@ def _least_distances(
         return (squared.clamp_(min=0) / channels).sqrt_() * (1 - 1e-6)
 
     return least
-
-
-def _compact_order(grid: PatchGrid, outer: tuple[int, int], inner: tuple[int, int]) -> Tensor:
-    """The positions of a grid, (N,), so that neighbours in the order are neighbours in the grid.
-
-    Rectangle by rectangle of (rows, columns) `outer`, and within these of `inner`.
-    """
-    rows, columns = torch.arange(grid.rows), torch.arange(grid.columns)
-    key = torch.zeros(grid.rows, grid.columns, dtype=torch.int64)
-    for height, width in (outer, inner, (1, 1)):
-        key = (key * grid.rows + rows[:, None] // height) * grid.columns + columns // width
-        key = key.reshape(-1).unique(return_inverse=True)[1].view_as(key)  # small numbers again
-    return key.reshape(-1).argsort()
 
 
 def _box_around(boxes: Tensor) -> Tensor:
