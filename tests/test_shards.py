@@ -138,13 +138,22 @@ def test_a_failure_while_adding_leaves_the_set_as_it_was(tmp_path):
         assert len(reader.pairs) == 1
 
 
-def test_a_missing_shard_is_named(tmp_path):
-    path = tmp_path / "srraw.h5"
-    write(path, make_pair())
+@pytest.mark.parametrize("how", ["missing", "truncated", "not HDF5"])
+def test_a_shard_that_is_gone_is_named_and_the_rest_stays_usable(tmp_path, how):
+    path, lost = tmp_path / "srraw.h5", tmp_path / "srraw-0002.h5"
+    kept, data = make_pair()
+    write(path, (kept, data))
     write(path, make_pair("00002_4x_00006_00002"), shard=shards.added_shard)
-    (tmp_path / "srraw-0002.h5").unlink()
-    with pytest.raises(UserError, match=r"srraw-0002\.h5"):
-        shards.open(path)
+    if how == "missing":
+        lost.unlink()
+    else:
+        lost.write_bytes(lost.read_bytes()[:-100_000] if how == "truncated" else b"gone")
+    with shards.open(path) as reader:
+        (problem,) = reader.problems
+        assert "srraw-0002.h5" in problem
+        assert "1 pair of" in problem
+        assert [pair.name for pair in reader.pairs] == [kept.name]
+        np.testing.assert_array_equal(reader.read(reader.pairs[0]).target, data.target)
 
 
 def test_what_is_not_ours_is_refused_in_a_sentence(tmp_path):
