@@ -42,17 +42,18 @@ class NewShard:
 
 
 @contextmanager
-def new_shard(path: Path, options: dict[str, Any]) -> Iterator[NewShard]:
+def new_shard(path: Path, options: dict[str, Any], *, durable: bool = True) -> Iterator[NewShard]:
     """Write a new shard, whole or not at all: inside the block, call what it gives once for each pair.
 
     Args:
         options: what was asked of `srraw pack`; must hold "zooms" and "compression".
+        durable: as files.replacing.
 
     Raises:
         UserError: the file cannot be written.
     """
     with (
-        replacing(path) as temporary,
+        replacing(path, durable=durable) as temporary,
         _Disk(temporary) as disk,
         h5py.File(disk, "w", libver=HDF5_VERSION) as file,
     ):
@@ -109,14 +110,11 @@ def added_shard(path: Path, options: dict[str, Any]) -> Iterator[NewShard]:
     the place of `path` in one rename. No file that is there already is ever taken for a shard's name.
     """
     links = links_of(path)
-    shards = sorted({path.with_name(link.filename) for link in links.values()})
-    first = None if shards else free_name(path, 1)
-    added = free_name(path, 1 if first is None else number(first) + 1)
+    taken = [Path(link.filename) for link in links.values()] or [free_name(path, 1)]
+    added = free_name(path, max(_number(shard) for shard in taken) + 1)
     with new_shard(added, options) as add:
         yield add
-    if first is not None:
-        give_second_name(path, first)
-        links = links_into(first)
+    links = links or links_into(second_name(path))
     write_index(path, options, links | links_into(added))
 
 
@@ -145,16 +143,19 @@ def free_name(path: Path, number: int) -> Path:
     return name
 
 
-def number(shard: Path) -> int:
-    return int(shard.stem[-4:])
+def _number(shard: Path) -> int:
+    digits = shard.stem.rsplit("-", 1)[-1]
+    return int(digits) if digits.isdecimal() else 0
 
 
-def give_second_name(path: Path, name: Path) -> None:
-    if name.exists():
-        return
-    try:
-        os.link(path, name)
-    except OSError:  # a file system without hard links
-        with replacing(name) as temporary:
-            shutil.copyfile(path, temporary)
-    sync_folder(path.parent)
+def second_name(path: Path) -> Path:
+    """Give a shard that is a set by itself its number, so that an index can take its place."""
+    name = free_name(path, 1)
+    if not name.exists():
+        try:
+            os.link(path, name)
+        except OSError:  # a file system without hard links
+            with replacing(name) as temporary:
+                shutil.copyfile(path, temporary)
+        sync_folder(path.parent)
+    return name

@@ -30,6 +30,7 @@ from srraw_tools.raw import BAYER_PATTERNS, TARGET_WHITE, decode_srgb, render_sr
 
 FORMAT = "srraw"
 FORMAT_VERSION = 1
+CREATED_BY = f"srraw {__version__}"
 SPLITS = ("train", "val", "test")
 ARRAYS = ("raw", "rgb", "target", "valid")
 CHECKSUM = "checksum"  # attribute of the root and of every pair: CRC-32 of the other attributes
@@ -155,7 +156,7 @@ def links_of(path: Path) -> dict[str, h5py.ExternalLink]:
 def write_root(file: h5py.File, options: dict[str, Any]) -> None:
     file.attrs["format"] = FORMAT
     file.attrs["format_version"] = FORMAT_VERSION
-    file.attrs["created_by"] = f"srraw {__version__}"
+    file.attrs["created_by"] = CREATED_BY
     file.attrs["zooms"] = np.array(options["zooms"], np.int64)
     file.attrs["options"] = json.dumps(options, sort_keys=True)
     file.attrs[CHECKSUM] = _checksum(_attributes(file))

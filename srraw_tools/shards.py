@@ -25,9 +25,10 @@ from srraw_tools.chunks import (
     identity_of,
 )
 from srraw_tools.errors import UserError
-from srraw_tools.new_shards import added_shard, links_into, new_shard, write_index
+from srraw_tools.new_shards import added_shard, links_into, new_shard, second_name, write_index
 from srraw_tools.pairs import (
     ARRAYS,
+    CREATED_BY,
     SPLITS,
     Pair,
     PairData,
@@ -41,6 +42,7 @@ from srraw_tools.pairs import (
 __all__ = [
     "ARRAYS",
     "COMPRESSIONS",
+    "CREATED_BY",
     "SPLITS",
     "Pair",
     "PairData",
@@ -251,8 +253,8 @@ def adopt_shards(path: Path, options: dict[str, Any]) -> list[Path]:
         The shards that are in the index now, and were not before.
     """
     links = links_of(path) if path.exists() else {}
-    if path.exists() and not links:
-        return []  # a shard itself
+    single = path.exists() and not links
+    names = set(links_into(path)) if single else set(links)
     known, adopted = {link.filename for link in links.values()}, []
     for shard in sorted(path.parent.glob(f"{path.stem}-[0-9][0-9][0-9][0-9]{path.suffix}")):
         if shard.name in known:
@@ -263,9 +265,12 @@ def adopt_shards(path: Path, options: dict[str, Any]) -> list[Path]:
         except UserError:
             continue  # not ours
         more = links_into(shard) if ours else {}
-        if more and not more.keys() & links.keys():
+        if more and not more.keys() & names:
             links |= more
+            names |= more.keys()
             adopted.append(shard)
+    if adopted and single:
+        links |= links_into(second_name(path))
     if adopted:
         write_index(path, options, links)
     return adopted

@@ -42,6 +42,7 @@ NOUNS = {
     "pairs",
     "chunks",
     "new_shards",
+    "target",
     "rig",
     "camera",
     "checks",

@@ -16,8 +16,9 @@ from srraw_tools import geometry, shards
 from srraw_tools.align import align_sequence
 from srraw_tools.errors import UserError
 from srraw_tools.files import read_json, write_json
-from srraw_tools.pack import pack_sequences, plan_packing, split_of, warp_target
+from srraw_tools.pack import pack_sequences, plan_packing, split_of
 from srraw_tools.raw import read_raw, render_srgb, to_uint8
+from srraw_tools.target import warp_target
 
 
 @pytest.fixture
