@@ -133,7 +133,7 @@ def pack_sequences(
     _check_options(zooms, split)
     _check_output(out, target, compression, shard_size)
     zooms = tuple(sorted(set(zooms)))
-    chosen_split = _read_split_file(split_file) if split_file else list(split)
+    chosen_split = _read_split_file(split_file) if split_file else [float(share) for share in split]
     options = {
         "zooms": list(zooms),
         "target": target,
@@ -183,7 +183,7 @@ def plan_packing(
 ) -> list[PackedPair]:
     """What `pack_sequences` with these arguments would pack, with the status "planned"; reads no raw file."""
     _check_options(zooms, split)
-    chosen_split = _read_split_file(split_file) if split_file else list(split)
+    chosen_split = _read_split_file(split_file) if split_file else [float(share) for share in split]
     tasks, left_out = _collect(list(folders), zooms, chosen_split, alignments)
     return [*left_out, *(_record(task, "planned") for task in tasks)]
 
