@@ -166,7 +166,7 @@ def prepare_training(
         network=network,
         optimiser=torch.optim.Adam(network.parameters(), lr=options.learning_rate),
         cobi=CoBiLoss(options.zoom, features, **{**chosen.cobi, "rgb_distance": options.rgb_distance}).to(on),
-        notes=_notes(options, features),
+        notes=(*crops.reader.problems, *_notes(options, features)),
     )
     if before:
         _go_on_from(training, before)

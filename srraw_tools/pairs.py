@@ -176,7 +176,7 @@ def write_pair(file: h5py.File, pair: Pair, data: PairData, compression: str) ->
 
 def _attributes(group: h5py.Group) -> dict[str, Any]:
     """All attributes but the checksum. Raises OSError, KeyError or others where they are damaged."""
-    return {name: value for name, value in group.attrs.items() if name != CHECKSUM}
+    return {name: group.attrs[name] for name in list(group.attrs) if name != CHECKSUM}
 
 
 def _checksum(attributes: dict[str, Any]) -> np.uint32:

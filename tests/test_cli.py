@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from srraw_tools.cli import main
+from srraw_tools.dng import write_dng
 from srraw_tools.files import read_json, write_json
-from srraw_tools.simulate.dng import write_dng
 
 XTRANS = "GGRGGBGGBGGRBRGRBGGGBGGRGGRGGBRBGBRG"
 

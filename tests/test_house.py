@@ -14,7 +14,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 COMMANDS = {"cli", "commands"}
-STAGES = {"capture", "importing", "align", "pack", "describe", "simulate", "report", "calibration"}
+STAGES = {"capture", "importing", "align", "pack", "describe", "simulate", "report", "calibration"} | {
+    "verify",
+    "stats",
+    "export",
+}
 # What each module of srraw_tools may import of its own package; nothing looks upwards.
 GROUND = {"errors"}
 NOUNS = {
@@ -43,6 +47,8 @@ NOUNS = {
     "chunks",
     "new_shards",
     "target",
+    "dng",
+    "quality",
     "rig",
     "camera",
     "checks",
