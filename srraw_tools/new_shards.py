@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 
 from srraw_tools.files import replacing, sync_folder
+from srraw_tools.metadata import chunk_spans, seal
 from srraw_tools.pairs import Pair, PairData, links_of, write_pair, write_root
 
 HDF5_VERSION = ("v110", "v110")  # the oldest whose metadata carry checksums throughout; HDF5 1.10 reads it
@@ -52,13 +53,13 @@ def new_shard(path: Path, options: dict[str, Any], *, durable: bool = True) -> I
     Raises:
         UserError: the file cannot be written.
     """
-    with (
-        replacing(path, durable=durable) as temporary,
-        _Disk(temporary) as disk,
-        h5py.File(disk, "w", libver=HDF5_VERSION) as file,
-    ):
-        write_root(file, options)
-        yield NewShard(file, disk, options["compression"])
+    with replacing(path, durable=durable) as temporary, _Disk(temporary) as disk:
+        with h5py.File(disk, "w", libver=HDF5_VERSION) as file:
+            write_root(file, options)
+            yield NewShard(file, disk, options["compression"])
+            disk.raise_failure()
+            chunks = chunk_spans(file)
+        seal(disk, chunks)
 
 
 class _Disk(io.FileIO):
@@ -119,14 +120,12 @@ def added_shard(path: Path, options: dict[str, Any]) -> Iterator[NewShard]:
 
 
 def write_index(path: Path, options: dict[str, Any], links: dict[str, h5py.ExternalLink]) -> None:
-    with (
-        replacing(path) as temporary,
-        _Disk(temporary) as disk,
-        h5py.File(disk, "w", libver=HDF5_VERSION) as index,
-    ):
-        write_root(index, options)
-        for name, link in sorted(links.items()):
-            index["pairs"][name] = link
+    with replacing(path) as temporary, _Disk(temporary) as disk:
+        with h5py.File(disk, "w", libver=HDF5_VERSION) as index:
+            write_root(index, options)
+            for name, link in sorted(links.items()):
+                index["pairs"][name] = link
+        seal(disk, [])
 
 
 def links_into(shard: Path) -> dict[str, h5py.ExternalLink]:

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from srraw_tools import __version__
 from srraw_tools.chunks import write_array
 from srraw_tools.errors import UserError
+from srraw_tools.metadata import seal_of
 from srraw_tools.raw import BAYER_PATTERNS, TARGET_WHITE, decode_srgb, render_srgb, wb_of_rgb
 
 FORMAT = "srraw"
@@ -33,6 +34,7 @@ FORMAT_VERSION = 1
 CREATED_BY = f"srraw {__version__}"
 SPLITS = ("train", "val", "test")
 ARRAYS = ("raw", "rgb", "target", "valid")
+HDF5_ERRORS = (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError)  # of a damaged file
 CHECKSUM = "checksum"  # attribute of the root and of every pair: CRC-32 of the other attributes
 
 
@@ -117,13 +119,20 @@ def open_checked(path: Path) -> h5py.File:
         problem = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {problem}.", "Make it with 'srraw pack --out srraw.h5'.", wrong_use=True)
     try:
+        if seal_of(path) == "broken":
+            raise UserError(f"{path} is damaged: its metadata are not what was written.", "Pack it again.")
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
         raise UserError(
             f"{path} is not an HDF5 file, or is damaged.", "Remove it and make it anew with 'srraw pack'."
         ) from error
-    found, version = (_plain(file.attrs.get(name)) for name in ("format", "format_version"))
-    if found == FORMAT and version == FORMAT_VERSION and isinstance(file.get("pairs"), h5py.Group):
+    try:
+        found, version = (_plain(file.attrs.get(name)) for name in ("format", "format_version"))
+        whole = isinstance(file.get("pairs"), h5py.Group)
+    except HDF5_ERRORS as error:
+        file.close()
+        raise UserError(f"{path} is damaged: {words(error)}.", "Remove it and pack again.") from error
+    if found == FORMAT and version == FORMAT_VERSION and whole:
         return file
     file.close()
     if found != FORMAT:
@@ -143,7 +152,10 @@ def links_of(path: Path) -> dict[str, h5py.ExternalLink]:
         UserError: it links to anything but a pair of a shard beside it, or is not ours.
     """
     with open_checked(path) as file:
-        links = {name: file["pairs"].get(name, getlink=True) for name in file["pairs"]}
+        try:
+            links = {name: file["pairs"].get(name, getlink=True) for name in file["pairs"]}
+        except HDF5_ERRORS as error:
+            raise UserError(f"{path} is damaged: {words(error)}.", "Remove it and pack again.") from error
     outward = {name: link for name, link in links.items() if isinstance(link, h5py.ExternalLink)}
     for name, link in outward.items():
         if Path(link.filename).name != link.filename or link.filename in ("", ".", ".."):
@@ -203,8 +215,8 @@ def read_root(file: h5py.File, path: Path) -> dict[str, Any]:
         tuple(int(zoom) for zoom in about["zooms"])
         str(about["created_by"])
         return about
-    except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
-        raise UserError(f"{path} is damaged: {_words(error)}.", "Remove it and pack again.") from error
+    except HDF5_ERRORS as error:
+        raise UserError(f"{path} is damaged: {words(error)}.", "Remove it and pack again.") from error
 
 
 def read_pair(pairs: h5py.Group, name: str) -> Pair:
@@ -215,11 +227,11 @@ def read_pair(pairs: h5py.Group, name: str) -> Pair:
         pair = Pair(**{"name": name, "size": group["raw"].shape, "target_cfa": None, **known})
         _check_pair(pair, group)
         return pair
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, RuntimeError) as error:
-        raise UserError(f"Pair {name} is damaged: {_words(error)}.", "Pack again.") from error
+    except HDF5_ERRORS as error:
+        raise UserError(f"Pair {name} is damaged: {words(error)}.", "Pack again.") from error
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
     """An error's text without the full stop; HDF5's own tell more than a sentence can hold."""
     return str(error).strip("'\"").split(" (")[0].rstrip(".")
 

@@ -29,6 +29,7 @@ from srraw_tools.new_shards import added_shard, links_into, new_shard, second_na
 from srraw_tools.pairs import (
     ARRAYS,
     CREATED_BY,
+    HDF5_ERRORS,
     SPLITS,
     Pair,
     PairData,
@@ -37,6 +38,7 @@ from srraw_tools.pairs import (
     read_pair,
     read_root,
     render_target,
+    words,
 )
 
 __all__ = [
@@ -200,9 +202,12 @@ class Reader:
         if pair.name not in self._index:
             shard = self._places[pair.name]
             self._file(shard)  # it must still be the same
-            with h5py.File(shard, "r", locking=False) as file:
-                group = file["pairs"][pair.name]
-                self._index[pair.name] = {name: ChunkedArray(group[name]) for name in ARRAYS}
+            try:
+                with h5py.File(shard, "r", locking=False) as file:
+                    group = file["pairs"][pair.name]
+                    self._index[pair.name] = {name: ChunkedArray(group[name]) for name in ARRAYS}
+            except HDF5_ERRORS as error:
+                raise DamagedError(words(error)) from error
             if len(self._index) > INDEXED_PAIRS:
                 self._index.popitem(last=False)
         self._index.move_to_end(pair.name)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from srraw_tools import shards
 from srraw_tools.errors import UserError
+from srraw_tools.metadata import seal_of
 
 
 @dataclass(frozen=True)
@@ -19,18 +20,22 @@ class VerifiedPair:
     damages: tuple[str, ...]
 
 
-def verify_pairs(path: Path) -> tuple[shards.Reader, Iterator[VerifiedPair]]:
+def verify_pairs(path: Path) -> tuple[list[str], int, Iterator[VerifiedPair]]:
     """Read every chunk of every pair as it is stored, and compare its checksum.
 
     Returns:
-        The opened set, whose `problems` name shards and pairs that cannot be read at all; and what was found,
-        pair by pair, as it is read.
+        What cannot be read at all, a sentence for each file and pair; the number of the other pairs; and what
+        was found, pair by pair, as it is read.
 
     Raises:
         UserError: `path` is no srraw.h5, or is damaged itself.
     """
     reader = shards.open(path)
-    return reader, _verified(reader)
+    problems = list(reader.problems)
+    for file in (path, *shards.shard_files(path)):
+        if file.is_file() and seal_of(file) == "missing":
+            problems.append(f"{file} has lost its end: it was cut short, or changed by another program.")
+    return problems, len(reader.pairs), _verified(reader)
 
 
 def _verified(reader: shards.Reader) -> Iterator[VerifiedPair]:

@@ -45,6 +45,7 @@ NOUNS = {
     "shards",
     "pairs",
     "chunks",
+    "metadata",
     "new_shards",
     "target",
     "dng",

@@ -26,10 +26,10 @@ def verify(path: Path, as_json: bool, quiet: bool) -> None:
     """
     from srraw_tools.verify import verify_pairs
 
-    reader, pairs = verify_pairs(path)
+    wrong, count, pairs = verify_pairs(path)
     how = {"unit": "pairs", "quiet": quiet or as_json, "bytes_of": lambda pair: pair.bytes}
-    wrong, read, damaged = list(reader.problems), 0, 0
-    for pair in with_progress(pairs, len(reader.pairs), "Reading", **how):
+    read = damaged = 0
+    for pair in with_progress(pairs, count, "Reading", **how):
         read += pair.bytes
         damaged += bool(pair.damages)
         wrong += pair.damages[:SHOWN]
@@ -38,6 +38,6 @@ def verify(path: Path, as_json: bool, quiet: bool) -> None:
         if as_json:
             print_json(asdict(pair))
     if not as_json and not quiet:
-        found = "all as they were written" if not wrong else f"{damaged} of them damaged"
-        click.echo(f"{path}: {len(reader.pairs)} pairs, {size(read)} read, {found}.")
+        found = f"{damaged} of them damaged" if damaged else "all as they were written"
+        click.echo(f"{path}: {count} pairs, {size(read)} read, {found}.")
     finish(wrong)
