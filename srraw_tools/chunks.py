@@ -57,7 +57,7 @@ def write_array(group: h5py.Group, name: str, array: npt.NDArray[Any], zoom: int
         UserError: bitshuffle is not installed.
     """
     most = GZIP_CHUNK if compression == "gzip" else CHUNK
-    sides = tuple(zoom * _even_share(n // zoom, side) for n, side in zip(array.shape, most, strict=False))
+    sides = tuple(zoom * even_share(n // zoom, side) for n, side in zip(array.shape, most, strict=False))
     chunks = (*sides, *array.shape[2:])
     band = chunks[0] if compression == "gzip" else zoom * BAND
     filters = _filters(compression, band * math.prod(chunks[1:]))
@@ -78,7 +78,7 @@ def write_array(group: h5py.Group, name: str, array: npt.NDArray[Any], zoom: int
     dataset.attrs[CHECKSUMS], dataset.attrs[BAND_ROWS] = sums, band
 
 
-def _even_share(length: int, most: int) -> int:
+def even_share(length: int, most: int) -> int:
     """The even side of chunks, at most `most`, that cover a length with the least left over."""
     count = -(-length // most)
     return -(-length // (2 * count)) * 2 if length > 1 else 1
@@ -138,6 +138,20 @@ def _block_starts(stored: bytes, count: int) -> list[int]:
     return [*starts, len(stored)]
 
 
+def open_hdf5(path: Path, **how: Any) -> h5py.File:
+    """Open a file for reading by HDF5, without its lock: shards never change, and some networks lack locks.
+
+    Raises:
+        OSError: it cannot be opened, or is damaged.
+    """
+    try:
+        return h5py.File(path, "r", locking=False, **how)
+    except OSError as error:
+        if "locking flag" not in str(error):
+            raise
+        return h5py.File(path, "r", **how)  # somebody else in this process has it open with the lock
+
+
 Identity = tuple[int, ...]
 
 
@@ -170,7 +184,7 @@ class OpenFile:
     def hdf5(self) -> h5py.File:
         """The file by HDF5, whose own cache of chunks would only be in the way."""
         if self._hdf5 is None:
-            self._hdf5 = h5py.File(self.path, "r", locking=False, rdcc_nbytes=0)
+            self._hdf5 = open_hdf5(self.path, rdcc_nbytes=0)
         return self._hdf5
 
     def read_into(self, buffer: memoryview, offset: int) -> None:

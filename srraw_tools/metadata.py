@@ -48,8 +48,8 @@ def seal(file: IO[bytes], chunks: list[Span]) -> None:
 
 
 def seal_of(path: Path) -> str:
-    """ "whole" where a file's metadata are those that it was sealed with, "broken" where they are not, "missing"
-    where it was cut short or changed by another program.
+    """What became of a file's seal: "whole"; "broken" where the metadata are not those that were sealed;
+    "missing" where the file was cut short, or changed by another program.
 
     Raises:
         OSError: it cannot be read.

@@ -12,6 +12,7 @@ from typing import Any
 
 import h5py
 
+from srraw_tools.chunks import open_hdf5
 from srraw_tools.files import replacing, sync_folder
 from srraw_tools.metadata import chunk_spans, seal
 from srraw_tools.pairs import Pair, PairData, links_of, write_pair, write_root
@@ -23,22 +24,22 @@ class NewShard:
     """A shard that is being written. Call it with a pair and its data, once for each pair."""
 
     def __init__(self, file: h5py.File, disk: _Disk, compression: str) -> None:
-        self._file, self._disk, self._compression = file, disk, compression
+        self.file, self._disk, self._compression = file, disk, compression
 
     def __call__(self, pair: Pair, data: PairData) -> None:
         """Write a pair."""
-        write_pair(self._file, pair, data, self._compression)
+        write_pair(self.file, pair, data, self._compression)
         self._flush()
 
     def copy(self, part: Path) -> None:
         """Copy the pairs of another shard, chunks and checksums as they are stored there."""
-        with h5py.File(part, "r", locking=False) as file:
+        with open_hdf5(part) as file:
             for name in file["pairs"]:
-                file.copy(f"/pairs/{name}", self._file["pairs"])
+                file.copy(f"/pairs/{name}", self.file["pairs"])
         self._flush()
 
     def _flush(self) -> None:
-        self._file.flush()
+        self.file.flush()
         self._disk.raise_failure()
 
 
@@ -129,7 +130,7 @@ def write_index(path: Path, options: dict[str, Any], links: dict[str, h5py.Exter
 
 
 def links_into(shard: Path) -> dict[str, h5py.ExternalLink]:
-    with h5py.File(shard, "r", locking=False) as file:
+    with open_hdf5(shard) as file:
         return {name: h5py.ExternalLink(shard.name, f"/pairs/{name}") for name in file["pairs"]}
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from srraw_tools import __version__
-from srraw_tools.chunks import write_array
+from srraw_tools.chunks import open_hdf5, write_array
 from srraw_tools.errors import UserError
 from srraw_tools.metadata import seal_of
 from srraw_tools.raw import BAYER_PATTERNS, TARGET_WHITE, decode_srgb, render_srgb, wb_of_rgb
@@ -121,7 +121,7 @@ def open_checked(path: Path) -> h5py.File:
     try:
         if seal_of(path) == "broken":
             raise UserError(f"{path} is damaged: its metadata are not what was written.", "Pack it again.")
-        file = h5py.File(path, "r", locking=False)
+        file = open_hdf5(path)
     except OSError as error:
         raise UserError(
             f"{path} is not an HDF5 file, or is damaged.", "Remove it and make it anew with 'srraw pack'."
@@ -180,6 +180,11 @@ def write_pair(file: h5py.File, pair: Pair, data: PairData, compression: str) ->
     for name in ARRAYS:
         zoom = 1 if name in ("raw", "rgb") else pair.zoom
         write_array(group, name, getattr(data, name), zoom, compression)
+    write_attributes(group, pair)
+
+
+def write_attributes(group: h5py.Group, pair: Pair) -> None:
+    """Write a pair's metadata, with their checksum."""
     for name, value in vars(pair).items():
         if name not in ("name", "size") and value is not None:
             group.attrs[name] = value

@@ -23,9 +23,10 @@ from srraw_tools.chunks import (
     OpenFile,
     bitshuffle,
     identity_of,
+    open_hdf5,
 )
 from srraw_tools.errors import UserError
-from srraw_tools.new_shards import added_shard, links_into, new_shard, second_name, write_index
+from srraw_tools.new_shards import NewShard, added_shard, links_into, new_shard, second_name, write_index
 from srraw_tools.pairs import (
     ARRAYS,
     CREATED_BY,
@@ -46,6 +47,7 @@ __all__ = [
     "COMPRESSIONS",
     "CREATED_BY",
     "SPLITS",
+    "NewShard",
     "Pair",
     "PairData",
     "Reader",
@@ -203,7 +205,7 @@ class Reader:
             shard = self._places[pair.name]
             self._file(shard)  # it must still be the same
             try:
-                with h5py.File(shard, "r", locking=False) as file:
+                with open_hdf5(shard) as file:
                     group = file["pairs"][pair.name]
                     self._index[pair.name] = {name: ChunkedArray(group[name]) for name in ARRAYS}
             except HDF5_ERRORS as error:

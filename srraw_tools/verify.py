@@ -32,9 +32,12 @@ def verify_pairs(path: Path) -> tuple[list[str], int, Iterator[VerifiedPair]]:
     """
     reader = shards.open(path)
     problems = list(reader.problems)
-    for file in (path, *shards.shard_files(path)):
-        if file.is_file() and seal_of(file) == "missing":
-            problems.append(f"{file} has lost its end: it was cut short, or changed by another program.")
+    told = " ".join(problems)
+    problems += [
+        f"{file} has lost its end: it was cut short, or changed by another program."
+        for file in (path, *shards.shard_files(path))
+        if str(file) not in told and seal_of(file) == "missing"
+    ]
     return problems, len(reader.pairs), _verified(reader)
 
 

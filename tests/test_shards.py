@@ -198,3 +198,10 @@ def test_a_target_is_rendered_with_its_own_metadata_at_the_low_shots_exposure():
     eight_bit = np.full((1, 1, 3), 128, np.uint8)
     same = shards.render_target(dataclasses.replace(pair, gain=(1, 1, 1), target_space="srgb"), eight_bit)
     np.testing.assert_allclose(same, 128 / 255, atol=1e-5)
+
+
+def test_a_file_that_h5py_has_open_in_this_process_is_read(tmp_path):
+    pair, data = make_pair()
+    write(tmp_path / "a.h5", (pair, data))
+    with h5py.File(tmp_path / "a.h5", "r"), shards.open(tmp_path / "a.h5") as reader:
+        np.testing.assert_array_equal(reader.read(reader.pairs[0]).raw, data.raw)
