@@ -9,6 +9,7 @@ import numpy.typing as npt
 Grey = npt.NDArray[np.float32]
 
 LEAST_RESPONSE = 0.1  # of a phase correlation, below which nothing was found
+LEAST_SCORE = 0.6  # of a correlation after that
 LEAST_CONTRAST = 0.01  # of sRGB, standard deviation, below which a block shows nothing
 
 
@@ -40,14 +41,22 @@ def sharpness(target: Grey, zoom: int) -> float | None:
 def shift(low: Grey, target: Grey, zoom: int) -> tuple[float, float] | None:
     """Where the low shot (h, w) lies beside its target (N h, N w), (x, y) in pixels of the target.
 
-    By phase correlation at the low shot's sampling. None where the block shows too little.
+    By phase correlation at the low shot's sampling, refined by the enhanced correlation coefficient. None
+    where the block shows too little.
     """
     small = area_mean(target, zoom)
     if min(float(low.std()), float(small.std())) < LEAST_CONTRAST:
         return None
-    window = cv2.createHanningWindow(low.shape[::-1], cv2.CV_32F)
-    (x, y), response = cv2.phaseCorrelate(low, small, window)
-    return None if response < LEAST_RESPONSE else (zoom * x, zoom * y)
+    start, response = cv2.phaseCorrelate(low, small, cv2.createHanningWindow(low.shape[::-1], cv2.CV_32F))
+    if response < LEAST_RESPONSE:
+        return None
+    warp = np.array([[1, 0, start[0]], [0, 1, start[1]]], np.float32)
+    until = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-5)
+    try:
+        score, warp = cv2.findTransformECC(low, small, warp, cv2.MOTION_TRANSLATION, until, None, 3)
+    except cv2.error:  # it did not converge
+        return None
+    return None if score < LEAST_SCORE else (zoom * float(warp[0, 2]), zoom * float(warp[1, 2]))
 
 
 def seen_crop(valid: npt.NDArray[np.uint8], zoom: int) -> tuple[int, int, int, int]:

@@ -366,7 +366,7 @@ Splits are by scene: no scene is in two of them.
 |---|---|---|---|---|---|
 {quantities}
 Clipped: share of sensor values at white. Sharpness: share of the target's contrast that is finer than the
-short shot's sampling. Misalignment: median over blocks, by phase correlation, in pixels of the target.
+short shot's sampling. Misalignment: median over blocks, by correlation, in pixels of the target.
 
 [What do the scenes show: indoors, outdoors, day, night? People, number plates, works of art? Is anything
 missing that one would expect?]
