@@ -383,11 +383,11 @@ def kill_packing(folder: Path, sequences: Path, kills: int, jobs: int) -> None:
     program = "from srraw_tools.cli import main; main()"
     command = [sys.executable, "-c", program, "pack", *folders, "--out", killed / "srraw.h5", "--zoom", "4"]
     command += ["--shard-size", "40MB", "--jobs", str(jobs)]
-    rng, lost, seen, finished = np.random.default_rng(0), 0, set(), 0
-    for _ in range(kills):
+    rng, lost, seen, killed_times, finished = np.random.default_rng(0), 0, set(), 0, 0
+    while killed_times < kills:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            process.wait(rng.uniform(0, min(whole_s, 8.0)))
+            process.wait(rng.uniform(0, 0.7 * whole_s))
             finished += 1
             shutil.rmtree(killed)  # once more from the beginning
             killed.mkdir()
@@ -396,6 +396,7 @@ def kill_packing(folder: Path, sequences: Path, kills: int, jobs: int) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+            killed_times += 1
         if (killed / "srraw.h5").exists():
             with shards.open(killed / "srraw.h5") as reader:
                 damages = [text for pair in reader.pairs for text in reader.damages(pair)]
@@ -407,7 +408,7 @@ def kill_packing(folder: Path, sequences: Path, kills: int, jobs: int) -> None:
     print(
         json.dumps(
             {
-                "kills": kills - finished,
+                "kills": killed_times,
                 "runs that were done before": finished,
                 "pairs lost or damaged": lost,
                 "same bytes as undisturbed": files[0] == files[1],

@@ -8,8 +8,9 @@ import numpy.typing as npt
 
 Grey = npt.NDArray[np.float32]
 
-LEAST_RESPONSE = 0.1  # of a phase correlation, below which nothing was found
-LEAST_SCORE = 0.6  # of a correlation after that
+LEAST_SCORE = 0.6  # correlation of two blocks, below which nothing was found
+REACH = 3  # pixels of the low shot that a shift is sought within
+PIXEL_SIGMA = 0.4  # of the low shot: the blur of a pixel's area and its enlargement
 LEAST_CONTRAST = 0.01  # of sRGB, standard deviation, below which a block shows nothing
 
 
@@ -41,22 +42,28 @@ def sharpness(target: Grey, zoom: int) -> float | None:
 def shift(low: Grey, target: Grey, zoom: int) -> tuple[float, float] | None:
     """Where the low shot (h, w) lies beside its target (N h, N w), (x, y) in pixels of the target.
 
-    By phase correlation at the low shot's sampling, refined by the enhanced correlation coefficient. None
-    where the block shows too little.
+    The low shot is enlarged and the target blurred alike, and the best correlation sought within REACH pixels
+    of the low shot. None where the block shows too little.
     """
-    small = area_mean(target, zoom)
-    if min(float(low.std()), float(small.std())) < LEAST_CONTRAST:
+    if min(float(low.std()), float(target.std())) < LEAST_CONTRAST:
         return None
-    start, response = cv2.phaseCorrelate(low, small, cv2.createHanningWindow(low.shape[::-1], cv2.CV_32F))
-    if response < LEAST_RESPONSE:
+    reach = zoom * REACH
+    coarse = cv2.GaussianBlur(target, (0, 0), zoom * PIXEL_SIGMA)
+    fine = cv2.resize(low, target.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    scores = cv2.matchTemplate(coarse, fine[reach:-reach, reach:-reach], cv2.TM_CCOEFF_NORMED)
+    _, score, _, (x, y) = cv2.minMaxLoc(scores)
+    if score < LEAST_SCORE:
         return None
-    warp = np.array([[1, 0, start[0]], [0, 1, start[1]]], np.float32)
-    until = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-5)
-    try:
-        score, warp = cv2.findTransformECC(low, small, warp, cv2.MOTION_TRANSLATION, until, None, 3)
-    except cv2.error:  # it did not converge
-        return None
-    return None if score < LEAST_SCORE else (zoom * float(warp[0, 2]), zoom * float(warp[1, 2]))
+    return x + _vertex(scores[y], x) - reach, y + _vertex(scores[:, x], y) - reach
+
+
+def _vertex(values: npt.NDArray[np.float32], at: int) -> float:
+    """Where the parabola through a peak and its neighbours has its vertex, from the peak on."""
+    if not 0 < at < len(values) - 1:
+        return 0.0
+    before, peak, after = (float(value) for value in values[at - 1 : at + 2])
+    bend = before - 2 * peak + after
+    return 0.5 * (before - after) / bend if bend < 0 else 0.0
 
 
 def seen_crop(valid: npt.NDArray[np.uint8], zoom: int) -> tuple[int, int, int, int]:
