@@ -63,6 +63,7 @@ def write_array(group: h5py.Group, name: str, array: npt.NDArray[Any], zoom: int
     filters = _filters(compression, band * math.prod(chunks[1:]))
     # No time stamps: the same input gives the same bytes.
     dataset = group.create_dataset(name, data=array, chunks=chunks, track_times=False, **filters)
+    dataset.flush()  # before it, HDF5 does not know where a chunk lies that is the only one
     rows, columns = _grid(dataset)
     sums = np.zeros((rows, -(-chunks[0] // band), columns), np.uint32)
     for row, column in np.ndindex(rows, columns):

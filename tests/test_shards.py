@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from srraw_tools import shards
 from srraw_tools.errors import UserError
@@ -205,3 +209,45 @@ def test_a_file_that_h5py_has_open_in_this_process_is_read(tmp_path):
     write(tmp_path / "a.h5", (pair, data))
     with h5py.File(tmp_path / "a.h5", "r"), shards.open(tmp_path / "a.h5") as reader:
         np.testing.assert_array_equal(reader.read(reader.pairs[0]).raw, data.raw)
+
+
+@pytest.mark.parametrize("compression", shards.COMPRESSIONS)
+@given(st.integers(1, 40), st.integers(1, 60), st.sampled_from([2, 4, 8]), st.integers(0, 99))
+def test_any_crop_of_a_pair_of_any_size_is_what_was_written(compression, half_height, half_width, zoom, seed):
+    if compression == "bitshuffle":
+        pytest.importorskip("hdf5plugin")
+    rng = np.random.default_rng(seed)
+    h, w = 2 * half_height, 2 * half_width
+    pair, _ = make_pair(zoom=zoom, size=(h, w))
+    data = PairData(
+        raw=rng.integers(0, 16384, (h, w)).astype(np.uint16),
+        rgb=rng.integers(0, 256, (h, w, 3)).astype(np.uint8),
+        target=rng.integers(0, 65536, (zoom * h, zoom * w, 3)).astype(np.uint16),
+        valid=rng.integers(0, 2, (zoom * h, zoom * w)).astype(np.uint8),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.h5"
+        write(path, (pair, data), options={**OPTIONS, "compression": compression})
+        with shards.open(path) as reader, h5py.File(path) as file:
+            for _ in range(3):
+                x, y = int(rng.integers(w)), int(rng.integers(h))
+                width, height = int(rng.integers(1, w - x + 1)), int(rng.integers(1, h - y + 1))
+                crop = reader.read(reader.pairs[0], (x, y, width, height))
+                for name, array in vars(data).items():
+                    n = 1 if name in ("raw", "rgb") else zoom
+                    expected = array[n * y : n * (y + height), n * x : n * (x + width)]
+                    np.testing.assert_array_equal(getattr(crop, name), expected)
+            for name, array in vars(data).items():
+                np.testing.assert_array_equal(file["pairs"][pair.name][name][:], array)
+
+
+def test_without_bitshuffles_own_decoder_hdf5_decodes(tmp_path, monkeypatch):
+    pytest.importorskip("hdf5plugin")
+    pair, data = make_pair()
+    write(tmp_path / "a.h5", (pair, data), options={**OPTIONS, "compression": "bitshuffle"})
+    monkeypatch.setattr("srraw_tools.chunks._block_decoder", lambda: None)
+    with shards.open(tmp_path / "a.h5") as reader:
+        for _ in range(2):
+            crop = reader.read(reader.pairs[0], (6, 8, 32, 16))
+            np.testing.assert_array_equal(crop.target, data.target[32:96, 24:152])
+            np.testing.assert_array_equal(crop.raw, data.raw[8:24, 6:38])
