@@ -14,6 +14,7 @@ Target pixel (X, Y) sees what mosaic pixel ((X + 1/2)/N - 1/2, (Y + 1/2)/N - 1/2
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,8 @@ def open_checked(path: Path) -> h5py.File:
             raise UserError(f"{path} is damaged: its metadata are not what was written.", "Pack it again.")
         file = open_hdf5(path)
     except OSError as error:
+        if error.errno:  # the system's own
+            raise UserError(f"{path} cannot be read: {os.strerror(error.errno)}.") from error
         raise UserError(
             f"{path} is not an HDF5 file, or is damaged.", "Remove it and make it anew with 'srraw pack'."
         ) from error
