@@ -82,6 +82,9 @@ def main() -> None:
 
 def compare_reading(folder: Path, pairs: int, crops: int, rounds: int) -> None:
     make_sets(folder, pairs)
+    for path in folder.iterdir():  # into the system's cache
+        if path.is_file():
+            path.read_bytes()
     maps = [{name: np.load(folder / f"{n}-{name}.npy", mmap_mode="r") for name in READ} for n in range(pairs)]
     files = {kind: folder / f"{kind}.h5" for kind in COMPRESSIONS}
     readers = {kind: shards.open(path) for kind, path in files.items()}
