@@ -3,6 +3,7 @@
     python benchmarks/shards.py reading                     crops a second, warm and cold
     python benchmarks/shards.py loader                      the same through PyTorch's loader
     python benchmarks/shards.py memory                      of a reader on 200 GB of sparse shards
+    python benchmarks/shards.py handles                     2000 shards, 1024 files open at a time
     python benchmarks/shards.py packing --sequences DIR     how much of two cores is spent on pictures
     python benchmarks/shards.py kills --sequences DIR       packing killed at 50 random moments
 
@@ -35,6 +36,7 @@ import numpy as np
 from srraw_tools import shards
 from srraw_tools.chunks import CHECKSUMS
 from srraw_tools.dng import write_dng
+from srraw_tools.new_shards import links_into, write_index
 from srraw_tools.pack import pack_sequences
 from srraw_tools.raw import read_raw
 from srraw_tools.sequence import find_sequences
@@ -51,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("reading", "loader", "memory", "packing", "kills"))
+    parser.add_argument("what", choices=("reading", "loader", "memory", "handles", "packing", "kills"))
     parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
     parser.add_argument("--sequences", type=Path, help="aligned sequences, for packing and kills")
     parser.add_argument("--pairs", type=int, default=4)
@@ -71,6 +73,8 @@ def main() -> None:
             compare_loaders(folder, arguments.pairs, arguments.rounds)
         elif arguments.what == "memory":
             measure_memory(folder, arguments.gigabytes, arguments.crops)
+        elif arguments.what == "handles":
+            read_many_shards(folder)
         elif arguments.what == "packing":
             measure_packing(folder, arguments.sequences, arguments.jobs)
         else:
@@ -353,6 +357,28 @@ def write_holes(add: shards.NewShard, pair: Pair) -> None:
         dataset.attrs[CHECKSUMS] = np.tile(column[None, :, None], (grid[0], 1, grid[1]))
         dataset.attrs[BAND_ROWS] = band
     pairs.write_attributes(group, pair)
+
+
+def read_many_shards(folder: Path, count: int = 2000) -> None:
+    options, links = {"zooms": [ZOOM], "compression": "none"}, {}
+    _, data = draw_pair(0, (16, 16))
+    for number in range(count):
+        path = folder / f"many-{number + 1:04d}.h5"
+        data.raw[0, 0] = number
+        with shards.new_shard(path, options, durable=False) as add:
+            add(named_pair(f"{number:05d}_4x_00006_00002", (16, 16)), data)
+        links |= links_into(path)
+    write_index(folder / "many.h5", options, links)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+    started = time.perf_counter()
+    with shards.open(folder / "many.h5") as reader:
+        opened_s = time.perf_counter() - started
+        wrong = sum(
+            int(reader.read(pair).raw[0, 0]) != number
+            for _ in range(2)
+            for number, pair in enumerate(reader.pairs)
+        )
+        print(f"{len(reader.pairs)} pairs opened in {opened_s:.1f} s, {wrong} read wrong")
 
 
 # --- packing ----------------------------------------------------------------------------------------------
