@@ -1,13 +1,14 @@
 """Training crops out of an srraw.h5: the n-th crop of a run depends on the seed and n alone.
 
-So a run's place in the data is one integer; it resumes exactly, in any number of processes.
+So a run's place in the data is one integer: it resumes exactly, in the middle of a round too, and any number
+of processes or machines share it by taking turns (`crop_numbers`).
 """
 
 from __future__ import annotations
 
-import os
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +46,9 @@ class Sample(NamedTuple):
 class Crops(Dataset[Sample]):
     """Random crops of the pairs of a zoom and a split, every pair once in each round, flipped and transposed.
 
+    A crop whose target does not show the scene is drawn again. Each process opens the file for itself, after
+    a fork as after a spawn, and gets the list of pairs from its parent.
+
     Args:
         path: the srraw.h5.
         crop: side in mosaic pixels, even.
@@ -56,8 +60,8 @@ class Crops(Dataset[Sample]):
 
     def __init__(self, path: Path, *, zoom: int, split: str = "train", crop: int = 64, seed: int = 0) -> None:
         self.path, self.crop, self.seed = Path(path), crop, seed
-        with shards.open(path) as reader:
-            pairs = pairs_of(reader, zoom=zoom, split=split)
+        self.reader = shards.open(path)
+        pairs = pairs_of(self.reader, zoom=zoom, split=split)
         # A crop begins at any of the four places in the pattern, one pixel further at most.
         self.pairs = [pair for pair in pairs if min(pair.size) > crop]
         if not self.pairs:
@@ -66,17 +70,17 @@ class Crops(Dataset[Sample]):
                 "Give a smaller --crop.",
                 wrong_use=True,
             )
-        self._opened: tuple[int, Reader] | None = None
 
     def __getitem__(self, number: int) -> Sample:
         """The crop of a number, from 0 on without end."""
         round_number, place = divmod(number, len(self.pairs))
-        order = np.random.default_rng((self.seed, 0, round_number)).permutation(len(self.pairs))
+        order = _order(len(self.pairs), self.seed, round_number)
         rng = np.random.default_rng((self.seed, 1, number))
-        for index in np.roll(order, -place):
+        for further in range(len(order)):
+            pair = self.pairs[order[(place + further) % len(order)]]
             for _ in range(TRIES):
-                sample = self._cut(self.pairs[index], rng)
-                if sample.valid.mean() >= MIN_VALID:
+                sample = self._cut(pair, rng)
+                if sample is not None:
                     return sample
         raise UserError(
             f"No crop of {self.crop} x {self.crop} mosaic pixels in {self.path} has a target for "
@@ -84,19 +88,21 @@ class Crops(Dataset[Sample]):
             "Give a smaller --crop.",
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}  # a file handle does not travel to another process
-
-    def _cut(self, pair: Pair, rng: np.random.Generator) -> Sample:
+    def _cut(self, pair: Pair, rng: np.random.Generator) -> Sample | None:
+        """A random crop of a pair; None where its target does not show enough of the scene."""
         flip_x, flip_y, transpose = (int(v) for v in rng.integers(2, size=3))
         # A crop that will be flipped begins beside a red pixel, and so ends at one, since its sides are even.
         start = [(red + flip) % 2 for red, flip in zip(red_origin(pair.cfa), (flip_x, flip_y), strict=True)]
         rooms = [range(s, side - self.crop + 1, 2) for s, side in zip(start, pair.size[::-1], strict=True)]
         x, y = (room[int(rng.integers(len(room)))] for room in rooms)
-        data = self._reader().read(pair, (x, y, self.crop, self.crop))
+        rectangle = x, y, self.crop, self.crop
+        valid = self.reader.read(pair, rectangle, ("valid",)).valid
+        if valid.mean() < MIN_VALID:
+            return None
+        data = self.reader.read(pair, rectangle, ("raw", "target"))
         light = mosaic_light(data.raw, pair.black_level, pair.white_level, origin=(x, y))
         turned = []
-        for plane in (light, render_target(pair, data.target), data.valid):
+        for plane in (light, render_target(pair, data.target), valid):
             plane = plane[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
             turned.append(plane.swapaxes(0, 1) if transpose else plane)
         light, target, valid = turned
@@ -108,11 +114,29 @@ class Crops(Dataset[Sample]):
             color_matrix=torch.from_numpy(pair.color_matrix.astype(np.float32)),
         )
 
-    def _reader(self) -> Reader:
-        """This process's own reader: HDF5 handles must not be shared across a fork."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), shards.open(self.path)
-        return self._opened[1]
+
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, round_number: int) -> list[int]:
+    """The order in which a round takes the pairs."""
+    return np.random.default_rng((seed, 0, round_number)).permutation(count).tolist()
+
+
+def crop_numbers(first: int, last: int, *, rank: int = 0, ranks: int = 1) -> range:
+    """The numbers of the crops from `first` up to but not `last` that one of several ranks takes: a sampler.
+
+    All ranks together take each crop once, in the order of one rank alone; a run that stopped before `first`,
+    with any number of ranks, goes on as if it had not.
+
+    Args:
+        first, last: multiples of `ranks`, so that all take the same number.
+        rank: from 0 on.
+
+    Raises:
+        ValueError: there is no such rank, or the crops cannot be shared evenly.
+    """
+    if not 0 <= rank < ranks or first % ranks or last % ranks:
+        raise ValueError(f"rank {rank} of {ranks} has no even share of the crops {first} to {last}")
+    return range(first + rank, last, ranks)
 
 
 def pairs_of(reader: Reader, *, zoom: int, split: str) -> list[Pair]:

@@ -182,7 +182,7 @@ def prepare_training(
         network=network,
         optimiser=torch.optim.Adam(network.parameters(), lr=options.learning_rate),
         cobi=cobi.to(on),
-        notes=_notes(options, cobi),
+        notes=(*crops.reader.problems, *_notes(options, cobi)),
     )
     if before:
         _go_on_from(training, before)

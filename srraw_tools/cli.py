@@ -8,10 +8,13 @@ from srraw_tools import __version__
 from srraw_tools.commands.align import align
 from srraw_tools.commands.calibrate import calibrate
 from srraw_tools.commands.capture import capture, rigs
+from srraw_tools.commands.export import export
 from srraw_tools.commands.import_ import import_files
 from srraw_tools.commands.inspect import inspect
 from srraw_tools.commands.pack import pack
 from srraw_tools.commands.simulate import simulate
+from srraw_tools.commands.stats import stats
+from srraw_tools.commands.verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -20,5 +23,17 @@ def main() -> None:
     """Make real zoom data with your camera: capture, align, pack."""
 
 
-for command in (capture, import_files, simulate, align, pack, inspect, rigs, calibrate):
+for command in (
+    capture,
+    import_files,
+    simulate,
+    align,
+    pack,
+    verify,
+    stats,
+    export,
+    inspect,
+    rigs,
+    calibrate,
+):
     main.add_command(command)

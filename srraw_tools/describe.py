@@ -197,6 +197,7 @@ def _describe_shards(path: Path) -> dict[str, Any]:
             "shards": [shard.name for shard in shards.shard_files(path)] or [path.name],
             "options": {k: "by a file" if isinstance(v, dict) else v for k, v in reader.options.items()},
             "pairs": len(reader.pairs),
+            "problems": list(reader.problems),
             "rows": [
                 {
                     "pair": pair.name,

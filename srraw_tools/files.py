@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,12 +23,15 @@ PARTIAL = ".srraw-partial"  # in the name of every temporary file
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well, the file there becomes `path`.
 
     A reader sees the old file or the new one, whole; after a failure the old one is still there and the
     temporary one is gone. What killed processes left in the folder goes too. The temporary name keeps the
     suffix, from which some writers choose the format.
+
+    Args:
+        durable: flush the file to the disk before it gets its name, so that a power cut leaves it whole too.
 
     Raises:
         UserError: the file cannot be written (no space, no permission, no such folder).
@@ -39,10 +43,12 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove_leftovers(path.parent)
         handle, temporary = _new_temporary(path)
         yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        if durable:
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         if error.errno is None:  # not the operating system's: a library's own error in the block
             raise
@@ -102,6 +108,47 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def only_one(path: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock that ends with its process, however that ends. The file `path` is there while it is held.
+
+    Where the file system has no locks, nothing is locked.
+
+    Raises:
+        UserError: another process holds it (`refusal` says what that means), or the file cannot be written.
+    """
+    try:
+        handle = _locked(path)
+    except BlockingIOError as error:
+        raise UserError(refusal, "Wait until it is done.") from error
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror}.", "Choose another folder.") from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(path: Path) -> int:
+    """A handle of a file, new or not, that is locked. Raises BlockingIOError where another process has it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+                        raise
+            if os.path.exists(path) and os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # its last holder has just removed it
 
 
 def _new_temporary(path: Path) -> tuple[int | None, Path]:

@@ -1,34 +1,40 @@
-"""The stage from sequences and alignments to the HDF5 file that a model learns from."""
+"""The stage from sequences and alignments to the HDF5 file that a model learns from.
+
+Workers make the pairs of a sequence, each in a part: a file of its own in <out>.parts/. One writer copies
+the parts into shards, in the order of the sequences, whoever was done first. A part goes when the shard that
+holds its pair is whole. So a run that is killed loses the pairs that it was making, and the next goes on.
+"""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import json
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
-from srraw_tools import geometry, shards
+from srraw_tools import parallel, shards
 from srraw_tools.alignment import ALIGNMENT_FILE, PairAlignment, aligned_inputs, read_alignment
-from srraw_tools.distortion import STRAIGHT, Distortion, Lenses, warp
 from srraw_tools.errors import UserError
 from srraw_tools.exif import is_picture
-from srraw_tools.files import sha256_of
-from srraw_tools.geometry import Matrix
-from srraw_tools.picture import Picture, linear_light, read_picture
-from srraw_tools.raw import TARGET_WHITE, RawImage, read_raw, render_srgb, to_uint8
+from srraw_tools.files import only_one, sha256_of
+from srraw_tools.picture import Picture, read_picture
+from srraw_tools.raw import RawImage, read_raw
 from srraw_tools.sequence import SEQUENCE_FILE, ZOOMS, Sequence, changed_shots, read_sequence, sequence_name
-from srraw_tools.shards import SPLITS, Pair, PairData
+from srraw_tools.shards import SPLITS
+from srraw_tools.target import make_pair
 
 SPLIT_SHARES = (80, 10, 10)
 TARGETS = ("camera", "srgb")
+SHARD_SIZE = 4_000_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class PackedPair:
     where nothing can be packed of such a pair, or "failed".
 
     notes: what had to be assumed because the raw files do not say it.
+    bytes: that it takes on the disk; 0 unless it was packed.
+    made_s: seconds that decoding, rendering and warping took; 0 where a killed run had made it.
     """
 
     name: str
@@ -45,6 +53,8 @@ class PackedPair:
     status: str
     reason: str | None = None
     notes: tuple[str, ...] = ()
+    bytes: int = 0
+    made_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,24 @@ class _Task:
         return self.folder / self.alignment.low, self.folder / self.alignment.high
 
 
+@dataclass(frozen=True)
+class _Work:
+    """The pairs of a sequence: what one worker does at a time, so that it decodes each shot once."""
+
+    tasks: tuple[_Task, ...]
+
+    def __str__(self) -> str:
+        return str(self.tasks[0].folder)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What became of a sequence's pairs; `unwritable` says why no more can be written."""
+
+    records: tuple[PackedPair, ...]
+    unwritable: UserError | None = None
+
+
 def pack_sequences(
     folders: Iterable[Path],
     *,
@@ -73,31 +101,39 @@ def pack_sequences(
     split_file: Path | None = None,
     target: str = "camera",
     compression: str = "none",
+    shard_size: int = SHARD_SIZE,
     alignments: Path | None = None,
     overwrite: bool = False,
+    jobs: int = 1,
+    scheduler: str | None = None,
 ) -> Iterator[PackedPair]:
     """Pack the aligned pairs of sequences into an HDF5 file (docs/formats.md).
 
-    A file that is there already is kept: pairs that it holds are "present", further ones are added as a new
-    shard, and other options or inputs that have changed are refused unless `overwrite`.
+    A file that is there already is kept: pairs that it holds are "present", further ones are added as new
+    shards, and other options or inputs that have changed are refused unless `overwrite`. What a killed run
+    has made is not made again. The same input and options give the same datasets, byte by byte, however many
+    processes make them.
 
     Args:
         split: shares of train, val and test; sequences are assigned by a hash of their name.
         split_file: CSV of sequence,split that decides instead.
         target: "camera" (16-bit linear camera RGB) or "srgb" (8-bit sRGB, as in the paper). Pairs of two
             cameras, and those whose long shot is a JPEG or PNG, are packed in sRGB.
+        shard_size: bytes that a shard may have, unless a single pair has more.
         alignments: folder of <sequence>/alignment.json where `srraw align --out` wrote them.
+        jobs, scheduler: where the pairs are made, as parallel.map_items.
 
     Yields:
-        A record per pair, after it was written; the file itself appears when the last one was.
+        A record per pair, when it is made; the file holds it when its shard is whole.
 
     Raises:
-        UserError: nothing is aligned, the file there is of other options or inputs, or it cannot be written.
+        UserError: nothing is aligned, the file there is of other options or inputs, it cannot be written, or
+            another process is writing it.
     """
     _check_options(zooms, split)
-    _check_output(out, target, compression)
+    _check_output(out, target, compression, shard_size)
     zooms = tuple(sorted(set(zooms)))
-    chosen_split = _read_split_file(split_file) if split_file else list(split)
+    chosen_split = _read_split_file(split_file) if split_file else [float(share) for share in split]
     options = {
         "zooms": list(zooms),
         "target": target,
@@ -111,41 +147,30 @@ def pack_sequences(
             f"There is no aligned pair to pack for {_zoom_names(zooms)}.",
             "Run 'srraw align' and read its table.",
         )
-    replaced: list[Path] = []
-    if overwrite or not out.exists():
-        writing, present = shards.new_shard, {}
-        replaced = shards.shard_files(out) if out.exists() else []
-    else:
-        writing, present = shards.added_shard, _present(out, options)
-    hashes: dict[str, str] = {}
-    for task in list(tasks):
-        try:
-            hashes[task.name] = _input_hash(task)
-        except UserError as error:
-            tasks.remove(task)
-            yield _record(task, "failed", str(error))
-            continue
-        if present.get(task.name, hashes[task.name]) != hashes[task.name]:
-            raise UserError(
-                f"{out} holds {task.name}, made of files or an alignment that have changed since.",
-                "Give --overwrite to pack it anew.",
-                wrong_use=True,
-            )
-    yield from (_record(task, "present") for task in tasks if task.name in present)
-    tasks = [task for task in tasks if task.name not in present]
-    if not tasks:
-        return
-    with writing(out, options) as add:
-        packed = 0
-        for record, pair, data in _packed(tasks, hashes, target):
-            if pair is not None and data is not None:
-                add(pair, data)
-                packed += 1
-            yield record
-        if not packed:
-            raise UserError(f"No pair could be packed; {out} is left as it was.", "See the failures above.")
-    for shard in shards.orphaned_shards(out, replaced):
-        shard.unlink()
+    if scheduler is not None:  # its workers are elsewhere
+        tasks = [replace(task, folder=task.folder.absolute()) for task in tasks]
+    with _alone(out) as parts:
+        present, replaced = {}, []
+        if not overwrite:
+            shards.adopt_shards(out, options)
+        if out.exists():
+            if overwrite:
+                replaced = shards.shard_files(out)
+            else:
+                present = _present(out, options)
+        where = {"jobs": jobs, "scheduler": scheduler}
+        yield from _compare_present([task for task in tasks if task.name in present], present, out, where)
+        absent = [task for task in tasks if task.name not in present]
+        if absent:
+            with _Assembly(out, options, shard_size, fresh=not present) as assembly:
+                yield from _pack(absent, assembly, parts.absolute() if scheduler else parts, options, where)
+            if not assembly.pairs:
+                raise UserError(
+                    f"No pair could be packed; {out} is left as it was.", "See the failures above."
+                )
+        for shard in shards.orphaned_shards(out, replaced):
+            shard.unlink()
+        _remove_parts(parts)
 
 
 def plan_packing(
@@ -158,7 +183,7 @@ def plan_packing(
 ) -> list[PackedPair]:
     """What `pack_sequences` with these arguments would pack, with the status "planned"; reads no raw file."""
     _check_options(zooms, split)
-    chosen_split = _read_split_file(split_file) if split_file else list(split)
+    chosen_split = _read_split_file(split_file) if split_file else [float(share) for share in split]
     tasks, left_out = _collect(list(folders), zooms, chosen_split, alignments)
     return [*left_out, *(_record(task, "planned") for task in tasks)]
 
@@ -170,42 +195,132 @@ def split_of(sequence: str, shares: tuple[float, ...] = SPLIT_SHARES) -> str:
     return SPLITS[int(np.searchsorted(limits, fraction, side="right"))]
 
 
-def warp_target(
-    camera_rgb: npt.NDArray[np.uint16],
-    low_to_high: Matrix,
-    target_to_low: Matrix,
-    size: tuple[int, int],
-    lenses: Lenses = STRAIGHT,
-) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8]]:
-    """Resample demosaiced light once onto the target's grid, by Lanczos's kernel.
+@contextmanager
+def _alone(out: Path) -> Iterator[Path]:
+    """The folder of the parts, while no other process writes this file.
 
-    OpenCV's cubic kernel (a = -0.75) moves what it samples by up to 0.05 pixel, its Lanczos kernel by 0.015.
-
-    Args:
-        camera_rgb: (H, W, 3) uint16, linear.
-        low_to_high: the map between the full frames; with `lenses`, of undistorted coordinates.
-        target_to_low: the map from target pixels to those of the low frame.
-        size: (height, width) of the target.
-
-    Returns:
-        The target (height, width, 3) uint16, and valid (height, width) uint8, 1 inside the high frame.
+    Raises:
+        UserError: another one does, or nothing can be written there.
     """
-    scale, _ = geometry.scale_and_rotation(low_to_high @ target_to_low)
-    source = camera_rgb
-    if scale > 1:  # fewer samples than there were: keep what they cannot hold from folding over
-        source = cv2.GaussianBlur(source, (0, 0), 0.5 * float(np.sqrt(scale**2 - 1)))
-    target = warp(
-        source,
-        low_to_high,
-        lenses,
-        size,
-        grid_to_low=target_to_low,
-        interpolation=cv2.INTER_LANCZOS4,
-        border=cv2.BORDER_REPLICATE,
-    )
-    inside = np.ones(camera_rgb.shape[:2], np.float32)
-    seen = warp(inside, low_to_high, lenses, size, grid_to_low=target_to_low)
-    return target, (seen > 0.99).astype(np.uint8)
+    parts = out.with_name(f"{out.name}.parts")
+    try:
+        parts.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {out}: {error.strerror}.", "Choose another folder, or mend its permissions."
+        ) from error
+    try:
+        with only_one(parts / "lock", f"Another 'srraw pack' is writing {out}."):
+            yield parts
+    finally:
+        with suppress(OSError):  # parts are in it, for the next run
+            parts.rmdir()
+
+
+def _remove_parts(parts: Path) -> None:
+    """Remove what this program put there, and nothing else."""
+    for part in parts.glob("*/*.h5"):
+        part.unlink()
+    for folder in parts.iterdir():
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _compare_present(
+    tasks: list[_Task], present: dict[str, str], out: Path, where: dict[str, Any]
+) -> Iterator[PackedPair]:
+    """A record for each pair that the file holds; its inputs must be those that it was packed of."""
+    for work, hashes in parallel.map_items(_input_hashes, _works(tasks), **where):
+        found = [hashes] * len(work.tasks) if isinstance(hashes, UserError) else hashes
+        for task, value in zip(work.tasks, found, strict=True):
+            if isinstance(value, UserError):
+                yield _record(task, "failed", str(value))
+            elif value == present[task.name]:
+                yield _record(task, "present")
+            else:
+                raise UserError(
+                    f"{out} holds {task.name}, made of files or an alignment that have changed since.",
+                    "Give --overwrite to pack it anew.",
+                    wrong_use=True,
+                )
+
+
+def _pack(
+    tasks: list[_Task], assembly: _Assembly, parts: Path, options: dict[str, Any], where: dict[str, Any]
+) -> Iterator[PackedPair]:
+    """Make the parts wherever, and put them into shards in the order of the tasks."""
+    waiting = deque(tasks)
+    done: dict[str, PackedPair] = {}
+    make = partial(_make_parts, parts=parts, options=options)
+    for work, made in parallel.map_items(make, _works(tasks), **where):
+        if isinstance(made, UserError):
+            made = _Made(tuple(_record(task, "failed", str(made)) for task in work.tasks))
+        done |= {record.name: record for record in made.records}
+        while waiting and waiting[0].name in done:
+            task = waiting.popleft()
+            if done.pop(task.name).status == "packed":
+                assembly.add(_part_of(task, parts))
+        yield from made.records
+        if made.unwritable is not None:
+            raise made.unwritable
+
+
+class _Assembly:
+    """Shards of a set, filled with parts one after another; a part goes when its shard is whole."""
+
+    def __init__(self, out: Path, options: dict[str, Any], shard_size: int, *, fresh: bool) -> None:
+        self.pairs = 0
+        self._out, self._options, self._limit, self._fresh = out, options, shard_size, fresh
+        self._shard = ExitStack()
+        self._parts: list[Path] = []
+        self._bytes = 0
+
+    def __enter__(self) -> _Assembly:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind is None:
+            self._finish()
+        else:
+            self._shard.__exit__(kind, *rest)
+
+    def add(self, part: Path) -> None:
+        """Copy a part into the shard that is open, or into the next one."""
+        size = part.stat().st_size
+        if self._parts and self._bytes + size > self._limit:
+            self._finish()
+        if not self._parts:
+            writing = shards.new_shard if self._fresh else shards.added_shard
+            self._add = self._shard.enter_context(writing(self._out, self._options))
+            self._fresh = False
+        self._add.copy(part)
+        self._parts.append(part)
+        self._bytes += size
+        self.pairs += 1
+
+    def _finish(self) -> None:
+        self._shard.close()
+        for part in self._parts:
+            part.unlink()
+        self._parts, self._bytes = [], 0
+
+
+def _works(tasks: list[_Task]) -> list[_Work]:
+    by_folder: dict[Path, list[_Task]] = {}
+    for task in tasks:
+        by_folder.setdefault(task.folder, []).append(task)
+    return [_Work(tuple(found)) for found in by_folder.values()]
+
+
+def _input_hashes(work: _Work) -> list[str | UserError]:
+    return [_input_hash_or_error(task) for task in work.tasks]
+
+
+def _input_hash_or_error(task: _Task) -> str | UserError:
+    try:
+        return _input_hash(task)
+    except UserError as error:
+        return error
 
 
 def _check_options(zooms: tuple[int, ...], split: tuple[float, ...]) -> None:
@@ -215,7 +330,9 @@ def _check_options(zooms: tuple[int, ...], split: tuple[float, ...]) -> None:
         raise UserError("A split has three shares, such as 80:10:10.", wrong_use=True)
 
 
-def _check_output(out: Path, target: str, compression: str) -> None:
+def _check_output(out: Path, target: str, compression: str, shard_size: int) -> None:
+    if shard_size < 1:
+        raise UserError(f"A shard of {shard_size} bytes is not possible.", wrong_use=True)
     if target not in TARGETS or compression not in shards.COMPRESSIONS:
         raise UserError(f"Unknown target {target!r} or compression {compression!r}.", wrong_use=True)
     if out.is_dir() or not out.parent.is_dir():
@@ -336,26 +453,76 @@ def _sha256(path: Path, modified_ns: int) -> str:
     return sha256_of(path)
 
 
-def _packed(
-    tasks: list[_Task], hashes: dict[str, str], target: str
-) -> Iterator[tuple[PackedPair, Pair | None, PairData | None]]:
-    """Make the pairs, sequence by sequence; each raw is decoded once."""
+def _part_of(task: _Task, parts: Path) -> Path:
+    return parts / task.sequence / f"{task.name}.h5"
+
+
+def _make_parts(work: _Work, *, parts: Path, options: dict[str, Any]) -> _Made:
+    """Make the pairs of a sequence, each into its part; a part that a killed run left is taken as it is."""
+    records = []
     decoded: dict[Path, RawImage | Picture | UserError] = {}
-    for task in tasks:
-        decoded = {path: raw for path, raw in decoded.items() if path.parent == task.folder}
-        for path in task.files:
-            if path not in decoded:
-                decoded[path] = _decode(path)
-        low, high = (decoded[path] for path in task.files)
-        failure = next((str(raw) for raw in (low, high) if isinstance(raw, UserError)), None)
-        if failure is None and not _is_inside(task.alignment.crop, low.size):
-            failure = f"the crop {task.alignment.crop} lies outside {low.path}"
+    for number, task in enumerate(work.tasks):
+        needed = {path for later in work.tasks[number:] for path in later.files}
+        decoded = {path: raw for path, raw in decoded.items() if path in needed}
+        input_hash = _input_hash_or_error(task)
+        if isinstance(input_hash, UserError):
+            records.append(_record(task, "failed", str(input_hash)))
+            continue
+        part = _part_of(task, parts)
+        notes, seconds, failure = (), 0.0, None
+        if not _is_made(part, task, input_hash, options):
+            started = time.perf_counter()
+            for path in task.files:
+                if path not in decoded:
+                    decoded[path] = _decode(path)
+            low, high = (decoded[path] for path in task.files)
+            failure = next((str(raw) for raw in (low, high) if isinstance(raw, UserError)), None)
+            if failure is None and not _is_inside(task.alignment.crop, low.size):
+                failure = f"the crop {task.alignment.crop} lies outside {low.path}"
+            if failure is None:
+                pair, data = make_pair(
+                    task.name,
+                    low,
+                    high,
+                    task.alignment,
+                    sequence=task.sequence,
+                    split=task.split,
+                    target=options["target"],
+                    input_hash=input_hash,
+                )
+                seconds, notes = time.perf_counter() - started, tuple(sorted({*low.notes, *high.notes}))
+                try:
+                    part.parent.mkdir(exist_ok=True)
+                    # Not flushed to the disk: after a power cut its checksums tell whether it got there.
+                    with shards.new_shard(part, options, durable=False) as add:
+                        add(pair, data)
+                except UserError as error:
+                    return _Made(tuple(records), error)
+                except OSError as error:
+                    return _Made(tuple(records), UserError(f"Cannot write {part}: {error.strerror}."))
         if failure is None:
-            pair, data = _make_pair(task, hashes[task.name], low, high, target)
-            notes = tuple(sorted({*low.notes, *high.notes}))
-            yield replace(_record(task, "packed"), notes=notes), pair, data
+            size = part.stat().st_size
+            records.append(
+                replace(_record(task, "packed"), notes=notes, bytes=size, made_s=round(seconds, 3))
+            )
         else:
-            yield _record(task, "failed", failure), None, None
+            records.append(_record(task, "failed", failure))
+    return _Made(tuple(records))
+
+
+def _is_made(part: Path, task: _Task, input_hash: str, options: dict[str, Any]) -> bool:
+    """Whether a part holds this pair, whole, of these inputs and options."""
+    if not part.exists():
+        return False
+    with suppress(UserError), shards.open(part) as reader:
+        return (
+            reader.options == options
+            and reader.created_by == shards.CREATED_BY
+            and [(p.name, p.split, p.input_hash) for p in reader.pairs]
+            == [(task.name, task.split, input_hash)]
+            and not reader.damages(reader.pairs[0])
+        )
+    return False
 
 
 def _is_inside(crop: tuple[int, int, int, int], size: tuple[int, int]) -> bool:
@@ -367,78 +534,6 @@ def _decode(path: Path) -> RawImage | Picture | UserError:
         return read_picture(path) if is_picture(path) else read_raw(path, demosaic=True)
     except UserError as error:
         return error
-
-
-def _make_pair(
-    task: _Task, input_hash: str, low: RawImage, high: RawImage | Picture, target: str
-) -> tuple[Pair, PairData]:
-    alignment, zoom = task.alignment, task.alignment.zoom
-    x, y, width, height = crop = alignment.crop
-    low_to_high = np.asarray(alignment.low_to_high, np.float64)
-    target_to_low = geometry.zoomed_crop_to_frame(crop, zoom)
-    high_light, high_cfa, high_wb, high_matrix = _light_of(high)
-    light, valid = warp_target(
-        high_light, low_to_high, target_to_low, (zoom * height, zoom * width), alignment.lenses
-    )
-    if high_cfa is None or low.exif.camera != high.exif.camera:
-        target = "srgb"  # two cameras' own colours cannot be compared, their renderings can
-    if target == "srgb":
-        balance = (1.0, 1.0, 1.0) if high_cfa is None else high.rgb_wb
-        light = to_uint8(render_srgb(light * np.float32(1 / TARGET_WHITE), balance, high_matrix))
-    view = low.camera_rgb[y : y + height, x : x + width] * np.float32(1 / TARGET_WHITE)
-    data = PairData(
-        raw=low.mosaic[y : y + height, x : x + width],
-        rgb=to_uint8(render_srgb(view, low.rgb_wb, low.color_matrix)),
-        target=light,
-        valid=valid,
-    )
-    pair = Pair(
-        name=task.name,
-        sequence=task.sequence,
-        split=task.split,
-        zoom=zoom,
-        size=(height, width),
-        cfa=low.cfa,
-        black_level=low.black_level,
-        white_level=low.white_level,
-        camera_wb=low.camera_wb,
-        color_matrix=low.color_matrix,
-        gain=tuple(alignment.gain),
-        target_space=target,
-        target_cfa=high_cfa,
-        target_camera_wb=high_wb,
-        target_color_matrix=high_matrix,
-        crop=tuple(crop),
-        low_to_high=low_to_high,
-        scale_offset=alignment.scale_offset,
-        focal_low=alignment.focal_low,
-        focal_high=alignment.focal_high,
-        iso=low.exif.iso,
-        exposure_time=low.exif.exposure_s,
-        f_number=low.exif.f_number,
-        camera=low.exif.camera,
-        target_iso=high.exif.iso,
-        target_exposure_time=high.exif.exposure_s,
-        target_f_number=high.exif.f_number,
-        target_camera=high.exif.camera,
-        distortion_low=_terms(alignment.distortion_low),
-        distortion_high=_terms(alignment.distortion_high),
-        input_hash=input_hash,
-    )
-    return pair, data
-
-
-def _light_of(
-    high: RawImage | Picture,
-) -> tuple[npt.NDArray[np.uint16], str | None, tuple[float, ...], npt.NDArray[np.float64]]:
-    """A long shot's linear light, pattern, balance and matrix; a picture's light is balanced sRGB already."""
-    if isinstance(high, Picture):
-        return linear_light(high), None, (1.0,) * 4, np.eye(3)
-    return high.camera_rgb, high.cfa, high.camera_wb, high.color_matrix
-
-
-def _terms(lens: Distortion | None) -> tuple[float, ...] | None:
-    return None if lens is None else (lens.k1, lens.k2, *lens.centre, lens.normaliser)
 
 
 def _record(task: _Task, status: str, reason: str | None = None) -> PackedPair:

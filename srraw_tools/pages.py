@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from srraw_tools import __version__
+from srraw_tools.errors import UserError
 from srraw_tools.files import replacing
 
 
@@ -34,6 +35,17 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         stream.enable_buffering(100)
         stream.dump(file)
+
+
+def check_page(out: Path) -> None:
+    """Raises UserError where no page can be written to `out`."""
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(
+            f"{out} is no name of a page.", "Name one that ends in .html, or give no name.", wrong_use=True
+        )
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        problem = "is a folder" if out.is_dir() else f"cannot be made: {out.parent} does not exist"
+        raise UserError(f"{out} {problem}.", "Name a file such as page.html.", wrong_use=True)
 
 
 def webp_uri(data: bytes) -> str:

@@ -73,7 +73,7 @@ def report_alignments(
     Raises:
         UserError: the page cannot be written.
     """
-    check_page(out)
+    pages.check_page(out)
     done, failed = [], list(failures)
     task = partial(picture_sequence, alignments=alignments)
     for folder, result in parallel.map_items(task, folders, jobs, scheduler):
@@ -101,17 +101,6 @@ def report_alignments(
         contrast=CONTRAST,
         full_colour_px=FULL_COLOUR_PX,
     )
-
-
-def check_page(out: Path) -> None:
-    """Raises UserError where no page can be written to `out`."""
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise UserError(
-            f"{out} is no name of a page.", "Name one that ends in .html, or give no name.", wrong_use=True
-        )
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        problem = "is a folder" if out.is_dir() else f"cannot be made: {out.parent} does not exist"
-        raise UserError(f"{out} {problem}.", "Name a file such as alignment.html.", wrong_use=True)
 
 
 def picture_sequence(folder: Path, *, alignments: Path | None = None) -> SequenceReport:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import click
@@ -15,15 +15,34 @@ PLAIN_EVERY_S = 10.0  # between two lines of progress where there is no terminal
 
 
 def with_progress(
-    items: Iterable[Item], total: int, label: str, *, unit: str = "", quiet: bool = False
+    items: Iterable[Item],
+    total: int,
+    label: str,
+    *,
+    unit: str = "",
+    quiet: bool = False,
+    bytes_of: Callable[[Item], int] | None = None,
 ) -> Iterator[Item]:
-    """Pass the items on, and show on stderr how many of `total` have come and the time left."""
+    """Pass the items on, and show on stderr how many of `total` have come and the time left.
+
+    Args:
+        bytes_of: also show their sum. Items of 0 bytes took no time, and the time left is not judged by them.
+    """
     if quiet:
         yield from items
     elif sys.stderr.isatty():
-        yield from _with_bar(items, total, label, unit)
+        yield from _with_bar(items, total, label, unit, bytes_of)
     else:
-        yield from _with_lines(items, total, label, unit)
+        yield from _with_lines(items, total, label, unit, bytes_of)
+
+
+def size(count: float) -> str:
+    """Bytes for people: 512 B, 3.4 MB, 1.2 TB."""
+    for name in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {name}"
+        count /= 1000
+    return f"{count:.3g} TB"
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
@@ -52,26 +71,39 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _with_bar(items: Iterable[Item], total: int, label: str, unit: str) -> Iterator[Item]:
+def _with_bar(
+    items: Iterable[Item], total: int, label: str, unit: str, bytes_of: Callable[[Item], int] | None
+) -> Iterator[Item]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    told = TextColumn(unit + "{task.fields[bytes]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), told)
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total)
+        task, bytes_done = bar.add_task(label, total=total, bytes=""), 0
         for item in items:
+            if bytes_of is not None:
+                bytes_done += bytes_of(item)
+                bar.update(task, bytes=f", {size(bytes_done)}")
             bar.advance(task)
             yield item
 
 
-def _with_lines(items: Iterable[Item], total: int, label: str, unit: str) -> Iterator[Item]:
+def _with_lines(
+    items: Iterable[Item], total: int, label: str, unit: str, bytes_of: Callable[[Item], int] | None
+) -> Iterator[Item]:
     started = said = time.monotonic()
+    quick = bytes_done = 0
     for count, item in enumerate(items, 1):
         now = time.monotonic()
+        if bytes_of is not None:
+            bytes_done += bytes_of(item)
+            quick += bytes_of(item) == 0
         if now - said >= PLAIN_EVERY_S and count < total:
-            left = (now - started) / count * (total - count)
-            click.echo(
-                f"{label}: {count} of {total} {unit}, {duration(left)} left".replace(" ,", ","), err=True
-            )
+            left = (now - started) / max(1, count - quick) * (total - count)
+            told = [f"{label}: {count} of {total} {unit}".rstrip(), f"{duration(left)} left"]
+            if bytes_of is not None:
+                told.insert(1, size(bytes_done))
+            click.echo(", ".join(told), err=True)
             said = now
         yield item

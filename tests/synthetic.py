@@ -109,9 +109,9 @@ def make_pair(name, *, zoom=4, size=(96, 112), cfa="RGGB", split="train", seed=0
     return pair, data
 
 
-def write_set(path, *, train=4, val=1, test=1, zoom=4, seed=0, **of_pair):
+def write_set(path, *, train=4, val=1, test=1, zoom=4, seed=0, compression="none", **of_pair):
     """An srraw.h5 with so many pairs in each split, over all phases of the colour filter array."""
-    with shards.new_shard(path, {"zooms": [zoom], "compression": "none"}) as add:
+    with shards.new_shard(path, {"zooms": [zoom], "compression": compression}) as add:
         splits = ["train"] * train + ["val"] * val + ["test"] * test
         for number, split in enumerate(splits):
             name = f"{number + 1:05d}_{zoom}x_00006_00002"

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from srraw_tools.cli import main
+from srraw_tools.dng import write_dng
 from srraw_tools.files import read_json, write_json
-from srraw_tools.simulate.dng import write_dng
 
 XTRANS = "GGRGGBGGBGGRBRGRBGGGBGGRGGRGGBRBGBRG"
 
@@ -76,6 +76,12 @@ def odd_files(tmp_path):
         (("capture", "--exposure", "nan"), 2, "nan is no value"),
         (("pack", "without_focal", "--split", "nan:1:1"), 2, "80:10:10"),
         (("pack", "without_focal", "--zoom", "3"), 2, "choose among 2, 4 and 8"),
+        (("pack", "without_focal", "--shard-size", "big"), 2, "no size such as 4GB"),
+        (("pack", "without_focal", "--shard-size", "0GB"), 2, "not possible"),
+        (("pack", "without_focal", "--jobs", "2", "--scheduler", "x"), 1, "srraw align"),
+        (("stats", "nowhere.h5"), 2, "does not exist"),
+        (("stats", "text.h5"), 1, "not an HDF5 file"),
+        (("stats", "text.h5", "--html", "x.txt"), 2, "no name of a page"),
     ],
 )
 def test_a_mistake_gets_one_clear_sentence(odd_files, monkeypatch, arguments, status, says):

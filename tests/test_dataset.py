@@ -8,9 +8,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from synthetic import CFAS, COLOR_MATRIX, WB, make_pair, mosaic_of, write_set
 
-from srraw_model.dataset import MIN_VALID, Crops
+from srraw_model.dataset import MIN_VALID, Crops, crop_numbers
 from srraw_model.losses import render_srgb
 from srraw_model.network import bilinear_demosaic, upsampled
 from srraw_tools import shards
@@ -81,13 +83,45 @@ def test_a_number_and_a_seed_give_the_same_crop_in_any_process(data):
     assert not torch.equal(one[0].packed, one[4].packed)
 
 
-def test_worker_processes_read_the_same_crops(data):
-    crops = Crops(data, zoom=4, crop=16)
+@pytest.mark.parametrize("how", ["fork", "spawn"])
+@pytest.mark.parametrize("compression", ["none", "bitshuffle"])
+def test_worker_processes_read_the_same_crops(tmp_path, how, compression):
+    if compression == "bitshuffle":
+        pytest.importorskip("hdf5plugin")
+    path = write_set(tmp_path / "a.h5", train=3, size=(64, 80), compression=compression)
+    crops = Crops(path, zoom=4, crop=16)
     crops[0]  # opens the file before the fork
-    loader = torch.utils.data.DataLoader(crops, batch_size=2, sampler=range(3, 9), num_workers=2)
+    loader = torch.utils.data.DataLoader(
+        crops, batch_size=2, sampler=crop_numbers(3, 9), num_workers=2, multiprocessing_context=how
+    )
     for first, batch in zip((3, 5, 7), loader, strict=True):
         expected = torch.stack([crops[first].packed, crops[first + 1].packed])
         assert torch.equal(batch.packed, expected)
+
+
+@given(st.integers(1, 8), st.integers(0, 50), st.integers(0, 50))
+def test_ranks_share_the_crops_and_go_on_in_the_middle_of_a_round(ranks, begun, more):
+    first, last = ranks * begun, ranks * (begun + more)
+    shares = [crop_numbers(first, last, rank=rank, ranks=ranks) for rank in range(ranks)]
+    assert len({len(share) for share in shares}) == 1
+    assert [number for step in zip(*shares, strict=True) for number in step] == list(range(first, last))
+
+
+def test_a_rank_that_does_not_exist_or_an_uneven_share_is_refused():
+    for first, last, rank, ranks in ((0, 8, 2, 2), (0, 8, -1, 2), (0, 7, 0, 2), (1, 8, 0, 2)):
+        with pytest.raises(ValueError, match="even share"):
+            crop_numbers(first, last, rank=rank, ranks=ranks)
+
+
+def test_a_damaged_chunk_is_never_trained_on(tmp_path):
+    path = write_set(tmp_path / "a.h5", train=1, val=0, test=0, size=(64, 80))
+    contents = bytearray(path.read_bytes())
+    middle = len(contents) // 2  # of the target, by far the largest
+    contents[middle : middle + 30_000] = bytes(30_000)
+    path.write_bytes(contents)
+    crops = Crops(path, zoom=4, crop=48)
+    with pytest.raises(UserError, match=r"target is not what was written.*srraw verify"):
+        list(map(crops.__getitem__, range(50)))
 
 
 def test_every_pair_comes_once_in_a_round(data):

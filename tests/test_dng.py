@@ -13,9 +13,9 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from srraw_tools.dng import write_dng
 from srraw_tools.errors import UserError
 from srraw_tools.raw import BAYER_PATTERNS, read_raw
-from srraw_tools.simulate.dng import write_dng
 
 MATRIX = np.array([[1.7, -0.6, -0.1], [-0.2, 1.5, -0.3], [0.02, -0.5, 1.48]])
 XTRANS = "GGRGGBGGBGGRBRGRBGGGBGGRGGRGGBRBGBRG"

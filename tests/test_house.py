@@ -14,7 +14,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 COMMANDS = {"cli", "commands"}
-STAGES = {"capture", "importing", "align", "pack", "describe", "simulate", "report", "calibration"}
+STAGES = {"capture", "importing", "align", "pack", "describe", "simulate", "report", "calibration"} | {
+    "verify",
+    "stats",
+    "export",
+}
 # What each module of srraw_tools may import of its own package; nothing looks upwards.
 GROUND = {"errors"}
 NOUNS = {
@@ -39,6 +43,13 @@ NOUNS = {
     "comparison",
     "pages",
     "shards",
+    "pairs",
+    "chunks",
+    "metadata",
+    "new_shards",
+    "target",
+    "dng",
+    "quality",
     "rig",
     "camera",
     "checks",

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from srraw_tools import geometry, importing, shards
 from srraw_tools.align import align_sequence
 from srraw_tools.cli import main
+from srraw_tools.dng import write_dng
 from srraw_tools.errors import UserError
 from srraw_tools.files import read_json, sha256_of
 from srraw_tools.importing import clock_offset, import_sequences, plan_import
 from srraw_tools.pack import pack_sequences
 from srraw_tools.raw import read_raw
 from srraw_tools.sequence import read_sequence
-from srraw_tools.simulate.dng import write_dng
 
 NOON = datetime(2026, 6, 1, 12)
 

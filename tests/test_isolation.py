@@ -16,11 +16,11 @@ from click.testing import CliRunner
 from srraw_tools import isolation
 from srraw_tools.align import align_sequence
 from srraw_tools.cli import main
+from srraw_tools.dng import write_dng
 from srraw_tools.errors import UserError
 from srraw_tools.files import read_json, write_json
 from srraw_tools.pack import pack_sequences
 from srraw_tools.raw import read_raw
-from srraw_tools.simulate.dng import write_dng
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
 

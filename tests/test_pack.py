@@ -6,6 +6,8 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,15 +18,24 @@ from srraw_tools import geometry, shards
 from srraw_tools.align import align_sequence
 from srraw_tools.errors import UserError
 from srraw_tools.files import read_json, write_json
-from srraw_tools.pack import pack_sequences, plan_packing, split_of, warp_target
+from srraw_tools.pack import pack_sequences, plan_packing, split_of
 from srraw_tools.raw import read_raw, render_srgb, to_uint8
+from srraw_tools.target import warp_target
+
+
+@pytest.fixture(scope="module")
+def aligned_once(simulated, tmp_path_factory):
+    folders = tmp_path_factory.mktemp("aligned") / "sequences"
+    shutil.copytree(simulated, folders)
+    for folder in folders.iterdir():
+        align_sequence(folder)
+    return folders
 
 
 @pytest.fixture
-def aligned(sequences):
-    for folder in sequences.iterdir():
-        align_sequence(folder)
-    return sorted(sequences.iterdir())
+def aligned(aligned_once, tmp_path):
+    """The folders of two aligned sequences, copied for tests that change files."""
+    return sorted(shutil.copytree(aligned_once, tmp_path / "sequences").iterdir())
 
 
 def pack(folders, out, **options):
@@ -232,3 +243,170 @@ def test_a_split_file_decides(aligned, tmp_path):
     path.write_text("00001,prod\n")
     with pytest.raises(UserError, match="00001,prod"):
         plan_packing(aligned, split_file=path)
+
+
+SHARD_SIZE = 2_600_000  # bytes: two of the tests' pairs
+SMALL = ("--zoom", "4", "--shard-size", f"{SHARD_SIZE}B")
+
+
+def start_packing(folders, out, *options):
+    program = "from srraw_tools.cli import main; main()"
+    command = [sys.executable, "-c", program, "pack", *map(str, folders), "--out", str(out), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def pairs_in(out):
+    """The names of the pairs of a set, all of which must be whole."""
+    if not out.exists():
+        return set()
+    with shards.open(out) as reader:
+        assert reader.problems == ()
+        assert [reader.damages(pair) for pair in reader.pairs] == [[]] * len(reader.pairs)
+        return {pair.name for pair in reader.pairs}
+
+
+@pytest.fixture
+def packed_once(aligned, tmp_path):
+    """The files of a set of several shards that one process packed undisturbed."""
+    folder = tmp_path / "once"
+    folder.mkdir()
+    pack(aligned, folder / "srraw.h5", zooms=(4,), shard_size=SHARD_SIZE)
+    files = files_of(folder)
+    assert len(files) > 2
+    assert len(list(folder.iterdir())) == len(files)  # nothing else is left
+    return files
+
+
+def test_processes_pack_the_same_bytes(aligned, tmp_path, packed_once):
+    (tmp_path / "two").mkdir()
+    records = pack(aligned, tmp_path / "two" / "srraw.h5", zooms=(4,), shard_size=SHARD_SIZE, jobs=2)
+    assert statuses(records) == ["packed"] * 6
+    assert files_of(tmp_path / "two") == packed_once
+
+
+def test_a_shard_has_the_size_that_was_asked_for(packed_once):
+    for name, contents in packed_once.items():
+        if name != "srraw.h5":
+            assert 1_000_000 < len(contents) <= SHARD_SIZE
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_killed_at_any_moment_loses_nothing_and_goes_on(aligned, tmp_path, packed_once, jobs):
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    out, before = folder / "srraw.h5", set()
+    waits = np.random.default_rng(jobs).uniform(0.5, 2.5, 4)
+    for wait in waits:
+        program = start_packing(aligned, out, *SMALL, "--jobs", str(jobs))
+        time.sleep(wait)
+        program.kill()
+        program.communicate()
+        now = pairs_in(out)
+        assert now >= before
+        before = now
+    program = start_packing(aligned, out, *SMALL, "--jobs", str(jobs))
+    _, told = program.communicate()
+    assert program.returncode == 0, told
+    assert files_of(folder) == packed_once
+
+
+def test_what_a_killed_run_had_made_is_not_made_again(aligned, tmp_path, monkeypatch):
+    out = tmp_path / "srraw.h5"
+    records = pack_sequences(aligned, out=out, zooms=(4,))
+    next(records)
+    records.close()  # as an interrupt does
+    assert not out.exists()
+    decoded = []
+    monkeypatch.setattr(
+        "srraw_tools.pack.read_raw", lambda path, **how: (decoded.append(path), read_raw(path, **how))[1]
+    )
+    assert statuses(pack(aligned, out, zooms=(4,))) == ["packed"] * 6
+    assert {path.parent for path in decoded} == {aligned[1]}
+
+
+def test_a_damaged_part_of_a_killed_run_is_made_again(aligned, tmp_path):
+    out = tmp_path / "srraw.h5"
+    records = pack_sequences(aligned[:1], out=out, zooms=(4,))
+    next(records)
+    records.close()
+    part = next((tmp_path / "srraw.h5.parts").rglob("*.h5"))
+    contents = bytearray(part.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    part.write_bytes(contents)
+    pack(aligned[:1], out, zooms=(4,))
+    assert len(pairs_in(out)) == 3
+
+
+def test_two_at_once_into_one_file_are_refused(aligned, tmp_path):
+    out = tmp_path / "srraw.h5"
+    first = pack_sequences(aligned, out=out)
+    next(first)
+    with pytest.raises(UserError, match="Another 'srraw pack' is writing") as caught:
+        pack(aligned, out)
+    assert caught.value.exit_code == 1
+    assert statuses(first) == ["packed"] * 7
+    assert len(pairs_in(out)) == 8
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder that nobody can write to")
+def test_a_folder_that_cannot_be_written_is_one_sentence(aligned):
+    with pytest.raises(UserError, match=r"Cannot write /proc/self/srraw\.h5"):
+        pack(aligned, Path("/proc/self/srraw.h5"))
+
+
+def test_a_full_disk_ends_the_run_at_once_and_the_next_goes_on(aligned, tmp_path, packed_once):
+    """A limit on the size of files does what a full disk does: parts fit, a shard of them does not."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    program = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_600_000, 1_600_000));"
+        "from srraw_tools.cli import main; main()"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "pack",
+        *map(str, aligned),
+        "--out",
+        folder / "srraw.h5",
+        *SMALL,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "Cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert files_of(folder) == {}
+    assert list((folder / "srraw.h5.parts").rglob("*.h5"))
+    pack(aligned, folder / "srraw.h5", zooms=(4,), shard_size=SHARD_SIZE)
+    assert files_of(folder) == packed_once
+    assert not (folder / "srraw.h5.parts").exists()
+
+
+def test_a_shard_that_a_killed_run_could_not_link_is_taken_up(aligned, tmp_path, packed_once, monkeypatch):
+    """Killed between the last shard's rename and the index's."""
+    out = tmp_path / "srraw.h5"
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("srraw_tools.new_shards.write_index", die)
+    with pytest.raises(KeyboardInterrupt):
+        pack(aligned, out, zooms=(4,), shard_size=SHARD_SIZE)
+    monkeypatch.undo()
+    assert (tmp_path / "srraw-0002.h5").exists()
+    assert "present" in statuses(pack(aligned, out, zooms=(4,), shard_size=SHARD_SIZE))
+    assert files_of(tmp_path) == packed_once
+
+
+def test_an_index_that_was_lost_is_made_again_of_its_shards(aligned, tmp_path, packed_once):
+    for name, contents in packed_once.items():
+        if name != "srraw.h5":
+            (tmp_path / name).write_bytes(contents)
+    assert statuses(pack(aligned, tmp_path / "srraw.h5", zooms=(4,))) == ["present"] * 6
+    assert files_of(tmp_path) == packed_once

@@ -17,6 +17,7 @@ import pytest
 from srraw_tools.align import align_sequences
 from srraw_tools.errors import UserError
 from srraw_tools.files import read_json
+from srraw_tools.pack import pack_sequences
 from srraw_tools.parallel import map_items
 
 ROOT = Path(__file__).parents[1]
@@ -221,6 +222,17 @@ def test_sequences_are_aligned_on_a_cluster_as_here(cluster, sequences, tmp_path
         assert there[folder].pairs == here[folder].pairs
     again = dict(align_sequences(folders[:2], zooms=(8,), scheduler=cluster))
     assert all(result.skipped for result in again.values())
+
+
+def test_pairs_are_packed_on_a_cluster_as_here(cluster, sequences, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [Path("sequences/00001"), Path("sequences/00002")]
+    list(align_sequences(folders, zooms=(8,)))
+    for name, where in (("there.h5", {"scheduler": cluster}), ("here.h5", {})):
+        records = list(pack_sequences(folders, out=Path(name), zooms=(8,), **where))
+        assert [record.status for record in records] == ["packed"] * 2
+    assert Path("there.h5").read_bytes() == Path("here.h5").read_bytes()
+    assert not list(tmp_path.glob("*.parts"))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srraw_tools import libraw
+from srraw_tools.dng import write_dng
 from srraw_tools.errors import UserError
 from srraw_tools.exif import file_format, read_exif
 from srraw_tools.raw import (
@@ -25,7 +26,6 @@ from srraw_tools.raw import (
     render_srgb,
     to_uint8,
 )
-from srraw_tools.simulate.dng import write_dng
 
 WB = (2.0, 1.0, 1.5)
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from srraw_tools.dng import write_dng
 from srraw_tools.errors import UserError
 from srraw_tools.sequence import (
     NOMINAL_MM,
@@ -21,7 +22,6 @@ from srraw_tools.sequence import (
     sequence_name,
     write_sequence,
 )
-from srraw_tools.simulate.dng import write_dng
 
 
 def sequence_of(focals):

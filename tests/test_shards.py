@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from srraw_tools import shards
 from srraw_tools.errors import UserError
@@ -138,13 +142,22 @@ def test_a_failure_while_adding_leaves_the_set_as_it_was(tmp_path):
         assert len(reader.pairs) == 1
 
 
-def test_a_missing_shard_is_named(tmp_path):
-    path = tmp_path / "srraw.h5"
-    write(path, make_pair())
+@pytest.mark.parametrize("how", ["missing", "truncated", "not HDF5"])
+def test_a_shard_that_is_gone_is_named_and_the_rest_stays_usable(tmp_path, how):
+    path, lost = tmp_path / "srraw.h5", tmp_path / "srraw-0002.h5"
+    kept, data = make_pair()
+    write(path, (kept, data))
     write(path, make_pair("00002_4x_00006_00002"), shard=shards.added_shard)
-    (tmp_path / "srraw-0002.h5").unlink()
-    with pytest.raises(UserError, match=r"srraw-0002\.h5"):
-        shards.open(path)
+    if how == "missing":
+        lost.unlink()
+    else:
+        lost.write_bytes(lost.read_bytes()[:-100_000] if how == "truncated" else b"gone")
+    with shards.open(path) as reader:
+        (problem,) = reader.problems
+        assert "srraw-0002.h5" in problem
+        assert "1 pair of" in problem
+        assert [pair.name for pair in reader.pairs] == [kept.name]
+        np.testing.assert_array_equal(reader.read(reader.pairs[0]).target, data.target)
 
 
 def test_what_is_not_ours_is_refused_in_a_sentence(tmp_path):
@@ -189,3 +202,52 @@ def test_a_target_is_rendered_with_its_own_metadata_at_the_low_shots_exposure():
     eight_bit = np.full((1, 1, 3), 128, np.uint8)
     same = shards.render_target(dataclasses.replace(pair, gain=(1, 1, 1), target_space="srgb"), eight_bit)
     np.testing.assert_allclose(same, 128 / 255, atol=1e-5)
+
+
+def test_a_file_that_h5py_has_open_in_this_process_is_read(tmp_path):
+    pair, data = make_pair()
+    write(tmp_path / "a.h5", (pair, data))
+    with h5py.File(tmp_path / "a.h5", "r"), shards.open(tmp_path / "a.h5") as reader:
+        np.testing.assert_array_equal(reader.read(reader.pairs[0]).raw, data.raw)
+
+
+@pytest.mark.parametrize("compression", shards.COMPRESSIONS)
+@given(st.integers(1, 40), st.integers(1, 60), st.sampled_from([2, 4, 8]), st.integers(0, 99))
+def test_any_crop_of_a_pair_of_any_size_is_what_was_written(compression, half_height, half_width, zoom, seed):
+    if compression == "bitshuffle":
+        pytest.importorskip("hdf5plugin")
+    rng = np.random.default_rng(seed)
+    h, w = 2 * half_height, 2 * half_width
+    pair, _ = make_pair(zoom=zoom, size=(h, w))
+    data = PairData(
+        raw=rng.integers(0, 16384, (h, w)).astype(np.uint16),
+        rgb=rng.integers(0, 256, (h, w, 3)).astype(np.uint8),
+        target=rng.integers(0, 65536, (zoom * h, zoom * w, 3)).astype(np.uint16),
+        valid=rng.integers(0, 2, (zoom * h, zoom * w)).astype(np.uint8),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.h5"
+        write(path, (pair, data), options={**OPTIONS, "compression": compression})
+        with shards.open(path) as reader, h5py.File(path) as file:
+            for _ in range(3):
+                x, y = int(rng.integers(w)), int(rng.integers(h))
+                width, height = int(rng.integers(1, w - x + 1)), int(rng.integers(1, h - y + 1))
+                crop = reader.read(reader.pairs[0], (x, y, width, height))
+                for name, array in vars(data).items():
+                    n = 1 if name in ("raw", "rgb") else zoom
+                    expected = array[n * y : n * (y + height), n * x : n * (x + width)]
+                    np.testing.assert_array_equal(getattr(crop, name), expected)
+            for name, array in vars(data).items():
+                np.testing.assert_array_equal(file["pairs"][pair.name][name][:], array)
+
+
+def test_without_bitshuffles_own_decoder_hdf5_decodes(tmp_path, monkeypatch):
+    pytest.importorskip("hdf5plugin")
+    pair, data = make_pair()
+    write(tmp_path / "a.h5", (pair, data), options={**OPTIONS, "compression": "bitshuffle"})
+    monkeypatch.setattr("srraw_tools.chunks._block_decoder", lambda: None)
+    with shards.open(tmp_path / "a.h5") as reader:
+        for _ in range(2):
+            crop = reader.read(reader.pairs[0], (6, 8, 32, 16))
+            np.testing.assert_array_equal(crop.target, data.target[32:96, 24:152])
+            np.testing.assert_array_equal(crop.raw, data.raw[8:24, 6:38])

@@ -15,9 +15,9 @@ from srraw_model.network import make_network
 from srraw_model.packing import pack, reach_red, red_origin
 from srraw_model.tiling import apply_in_tiles, count_tiles
 from srraw_model.zoom import prepare_zoom, zoom_photo
+from srraw_tools.dng import write_dng
 from srraw_tools.errors import UserError
 from srraw_tools.raw import mosaic_light, read_raw, render_srgb, to_uint8
-from srraw_tools.simulate.dng import write_dng
 
 BLACK, WHITE = (500.0, 510.0, 520.0, 530.0), 16383
 

@@ -91,7 +91,7 @@ def align(
     Example: srraw align sequences/ --zoom 4,8 --report
     """
     from srraw_tools.align import align_sequences
-    from srraw_tools.report import check_page
+    from srraw_tools.pages import check_page
     from srraw_tools.sequence import find_sequences, read_sequence
 
     if page is not None:

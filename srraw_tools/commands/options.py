@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -44,6 +45,22 @@ class NumberList(click.ParamType):
         if not all(0 < number < float("inf") for number in numbers):
             self.fail(f"'{value}' holds a number that is not positive, or not finite.", param, ctx)
         return numbers
+
+
+class Size(click.ParamType):
+    """A number of bytes, such as 4GB, 500MB or 4GiB."""
+
+    name = "SIZE"
+    UNITS: ClassVar = {"": 1, **{p + "b": 1000**n for n, p in enumerate(("", "k", "m", "g", "t"))}}
+    UNITS |= {p + "ib": 1024**n for n, p in enumerate(("k", "m", "g", "t"), 1)}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", str(value).lower())
+        if found is None or found[2] not in self.UNITS:
+            self.fail(f"'{value}' is no size such as 4GB.", param, ctx)
+        return round(float(found[1]) * self.UNITS[found[2]])
 
 
 def print_json(value: Any) -> None:

@@ -10,17 +10,20 @@ import click
 
 from srraw_tools.commands.options import (
     PATH,
+    Size,
     dry_run_option,
     finish,
+    jobs_option,
     json_option,
     overwrite_option,
     print_json,
     quiet_option,
     report,
+    scheduler_option,
     zooms_option,
 )
 from srraw_tools.errors import UserError
-from srraw_tools.terminal import print_table, with_progress
+from srraw_tools.terminal import print_table, size, with_progress
 
 if TYPE_CHECKING:
     from srraw_tools.pack import PackedPair
@@ -48,8 +51,17 @@ SPLITS = ("train", "val", "test")
     show_default=True,
     help="gzip is small and slow; bitshuffle needs the extra srraw[compression].",
 )
+@click.option(
+    "--shard-size",
+    type=Size(),
+    default=4_000_000_000,
+    show_default="4GB",
+    help="A set that is larger lies in several files beside the one named.",
+)
 @click.option("--alignments", type=PATH, help="Where 'srraw align --out' wrote, if not into the sequences.")
 @overwrite_option
+@jobs_option
+@scheduler_option
 @dry_run_option
 @json_option
 @quiet_option
@@ -61,17 +73,21 @@ def pack(
     split_file: Path | None,
     target: str,
     compression: str,
+    shard_size: int,
     alignments: Path | None,
     overwrite: bool,
+    jobs: int,
+    scheduler: str | None,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Pack the aligned pairs of the sequences below PATHS (sequences/ by default) into an HDF5 file.
 
-    Pairs that the file holds already stay as they are; new ones are added as a further shard.
+    Pairs that the file holds already stay as they are; new ones are added as a further shard. A run that was
+    killed goes on by the same command.
 
-    Example: srraw pack --out srraw.h5 --zoom 4
+    Example: srraw pack --out srraw.h5 --zoom 4 --jobs 8
     """
     from srraw_tools.pack import pack_sequences, plan_packing
     from srraw_tools.sequence import find_sequences
@@ -89,11 +105,20 @@ def pack(
             click.echo(f"{record.name}: {record.split}" + (f", {record.reason}" if record.reason else ""))
         return
     records = pack_sequences(
-        folders, out=out, target=target, compression=compression, overwrite=overwrite, **options
+        folders,
+        out=out,
+        target=target,
+        compression=compression,
+        shard_size=shard_size,
+        overwrite=overwrite,
+        jobs=jobs,
+        scheduler=scheduler,
+        **options,
     )
     done = []
     try:
-        for record in with_progress(records, len(plan), "Packing", unit="pairs", quiet=quiet or as_json):
+        how = {"unit": "pairs", "quiet": quiet or as_json, "bytes_of": lambda record: record.bytes}
+        for record in with_progress(records, len(plan), "Packing", **how):
             done.append(record)
             if as_json:
                 print_json(asdict(record))
@@ -127,8 +152,9 @@ def _print_packed(records: list[PackedPair], out: Path) -> None:
             for z in zooms
         ],
     )
-    packed = sum(record.status == "packed" for record in records)
-    click.echo(f"{out}: {packed} pairs packed, {len(kept) - packed} were there before.")
+    packed = [record.bytes for record in records if record.status == "packed"]
+    told = f" {size(sum(packed))} were added." if packed else ""
+    click.echo(f"{out}: {len(packed)} pairs packed, {len(kept) - len(packed)} were there before.{told}")
     left_out = [f"{record.name}: {record.reason}" for record in records if record.status == "left out"]
     for warning in [*left_out, *sorted({note for record in records for note in record.notes})]:
         click.echo(f"Warning: {warning}.", err=True)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from srraw_tools.dng import write_dng
 from srraw_tools.errors import UserError
 from srraw_tools.files import read_json, sha256_of, sync_folder, write_json
 from srraw_tools.parallel import map_items
@@ -32,7 +33,6 @@ from srraw_tools.sequence import (
     write_sequence,
 )
 from srraw_tools.simulate import lens
-from srraw_tools.simulate.dng import write_dng
 from srraw_tools.simulate.lens import Imaging
 from srraw_tools.simulate.photograph import FILLS_MM, Photograph, hang_photograph
 from srraw_tools.simulate.physics import SIZE, Optics, Sensor

@@ -45,6 +45,7 @@ def write_dng(
     exposure_s: float = 0.01,
     iso: int = 100,
     taken_at: datetime = datetime(2019, 6, 16, 12),
+    software: str = "srraw simulate",
 ) -> None:
     """Write sensor values as a DNG that LibRaw reads back bit-exactly; whole or not at all.
 
@@ -86,7 +87,7 @@ def write_dng(
         278: (LONG, height),  # RowsPerStrip
         279: (LONG, 2 * width * height),  # StripByteCounts
         284: (SHORT, 1),  # PlanarConfiguration
-        305: (ASCII, "srraw simulate"),
+        305: (ASCII, software),
         306: (ASCII, taken_at.strftime("%Y:%m:%d %H:%M:%S")),
         33421: (SHORT, (side, side)),  # CFARepeatPatternDim
         33422: (BYTE, tuple(CFA_COLORS.index(color) for color in cfa)),
