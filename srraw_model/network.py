@@ -41,9 +41,12 @@ class PaperNetwork(nn.Module):
     size.
     """
 
-    def __init__(self, zoom: int, *, channels: int = 64, blocks: int = 16, wide: int = 256) -> None:
+    def __init__(
+        self, zoom: int, *, channels: int = 64, blocks: int = 16, wide: int = 256, on_demosaic: bool = False
+    ) -> None:
         super().__init__()
         self.zoom = _known(zoom)
+        self.on_demosaic = on_demosaic
         self.head = nn.Sequential(nn.Conv2d(4, channels, 9, padding=4), nn.PReLU(channels, PRELU_START))
         self.blocks = nn.Sequential(*(_PaperBlock(channels, number % 2) for number in range(blocks)))
         self.after_blocks = nn.Conv2d(channels, channels, 3, padding=1)
@@ -69,7 +72,8 @@ class PaperNetwork(nn.Module):
 
     def output(self, features: Tensor, packed: Tensor) -> Tensor:
         """(B, channels, h, w) -> (B, 3, 2Nh, 2Nw)."""
-        return self.to_rgb(self.stages(features))
+        rgb = self.to_rgb(self.stages(features))
+        return rgb + upsampled(bilinear_demosaic(packed), self.zoom) if self.on_demosaic else rgb
 
     @property
     def features_reach(self) -> int:
@@ -98,7 +102,8 @@ class PaperNetwork(nn.Module):
         for block in self.blocks:
             nn.init.zeros_(block.second.weight)
         with torch.no_grad():
-            self.to_rgb.weight.mul_(0.1)  # begin near black: far outside the gamut a step would lead anywhere
+            # Begin near black, or at the demosaicing: far outside the gamut a step would lead anywhere.
+            self.to_rgb.weight.mul_(0.0 if self.on_demosaic else 0.1)
 
 
 class _PaperBlock(nn.Module):

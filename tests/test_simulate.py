@@ -508,3 +508,11 @@ def test_a_real_photograph_as_scene(tmp_path, shared_data):
     raw = read_raw(tmp_path / "a" / "00001.dng")
     assert np.mean(raw.mosaic >= raw.white_level) < 0.05
     assert raw.mosaic.std() > 100
+
+
+def test_a_scene_holds_the_chosen_objects_only(monkeypatch) -> None:
+    drawn = set()
+    for kind in objects.KINDS:
+        monkeypatch.setitem(objects.KINDS, kind, (lambda *_, kind=kind: drawn.add(kind), 0.5))
+    objects.far_objects(np.random.default_rng(4), (0.5, 0.4), 0.001, ("hill", "sign"))
+    assert drawn == {"hill", "sign"}

@@ -56,6 +56,11 @@ class FrameSize(click.ParamType):
     help="Nominal focal lengths in mm.",
 )
 @click.option(
+    "--objects",
+    metavar="KIND,KIND,...",
+    help="Of made-up scenes: hill, wall, sign, chart, mural, ball, post, branch.  [default: all]",
+)
+@click.option(
     "--focal-error", default=Optics.focal_error, show_default=True, help="Of the true focal length."
 )
 @click.option("--shift-px", default=Optics.shift_px, show_default=True, help="Sigma per shot, at 1056 wide.")
@@ -96,6 +101,7 @@ def simulate(
     scenes: tuple[Path, ...],
     size: tuple[int, int],
     focal_mm: tuple[float, ...],
+    objects: str | None,
     jobs: int,
     dry_run: bool,
     as_json: bool,
@@ -124,6 +130,7 @@ def simulate(
             focal_mm=focal_mm,
             size=size,
             scene=scenes[index % len(scenes)] if scenes else None,
+            objects=tuple(objects.split(",")) if objects else Plan.objects,
             optics=optics,
             sensor=sensor,
         )

@@ -82,13 +82,14 @@ def _nearest(values: npt.ArrayLike, among: npt.NDArray[np.float64]) -> npt.NDArr
 
 
 def far_objects(
-    rng: np.random.Generator, extent: tuple[float, float], smallest: float
+    rng: np.random.Generator, extent: tuple[float, float], smallest: float, kinds: tuple[str, ...]
 ) -> tuple[list[tuple[float, list[Shape]]], list[Material]]:
     """The farthest plane: sky, ground and objects of all sizes, smaller ones ever nearer to the axis.
 
     Args:
         extent: half-size (x, y) of the scene.
         smallest: size of the smallest objects.
+        kinds: which of KINDS there are.
 
     Returns:
         (size, shapes) from large to small, and the materials by object number. No leaf on an object is
@@ -98,12 +99,14 @@ def far_objects(
     materials: list[Material] = []
     _sky_and_ground(rng, extent, shapes, materials)
     stages = [(2 * extent[1], shapes)]
+    makers = [KINDS[kind] for kind in kinds]
+    chances = np.array([chance for _, chance in makers])
     size = extent[0]
     while size > smallest:
         shapes = []
         for _ in range(rng.integers(9, 13)):
             centre = rng.uniform(-1, 1, 2) * np.minimum((3.2 * size, 2.2 * size), extent)
-            maker = MAKERS[rng.choice(len(MAKERS), p=WEIGHTS)]
+            maker, _ = makers[rng.choice(len(makers), p=chances / chances.sum())]
             maker(rng, centre, size * rng.uniform(0.55, 1.0), shapes, materials)
         stages.append((size, shapes))
         size *= 0.62
@@ -335,8 +338,16 @@ def _branch(
     grow(centre, rng.uniform(0, 2 * math.pi), size / 4, size / 60, 6)
 
 
-MAKERS = (_hill, _wall, _sign, _chart, _mural, _ball, _post, _branch)
-WEIGHTS = (0.5, 0.12, 0.08, 0.05, 0.06, 0.06, 0.05, 0.08)
+KINDS = {  # what draws them, and how often
+    "hill": (_hill, 0.5),
+    "wall": (_wall, 0.12),
+    "sign": (_sign, 0.08),
+    "chart": (_chart, 0.05),
+    "mural": (_mural, 0.06),
+    "ball": (_ball, 0.06),
+    "post": (_post, 0.05),
+    "branch": (_branch, 0.08),
+}
 
 
 def _growth(rng: np.random.Generator, size: float) -> Material:

@@ -11,6 +11,7 @@ from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of
 from srraw_tools.sequence import NOMINAL_MM
 from srraw_tools.simulate.lens import Imaging, blur_sigma_px
+from srraw_tools.simulate.objects import KINDS
 from srraw_tools.simulate.physics import SIZE, Optics, Sensor
 
 
@@ -23,6 +24,7 @@ class Plan:
         focal_mm: nominal focal lengths; EXIF reports them, the true ones differ by the optics' tolerance.
         size: (height, width) of a shot in pixels.
         scene: a photograph, or None for a procedural scene.
+        objects: what kinds of objects a procedural scene holds.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Plan:
     scene: Path | None = None
     optics: Optics = field(default_factory=Optics)
     sensor: Sensor = field(default_factory=Sensor)
+    objects: tuple[str, ...] = tuple(KINDS)
 
 
 # What an option may be, from and to, and what is usual; a value that is no number lies nowhere.
@@ -107,6 +110,8 @@ def check_plan(plan: Plan) -> None:
             f"{MAX_BLUR_PX:g}.",
             "Give a smaller --blur-px or --size, a farther --near-m, or another --f-number.",
         )
+    if not plan.objects or not set(plan.objects) <= set(KINDS):
+        refuse(f"--objects takes some of {', '.join(KINDS)}.", "Give some such as --objects hill,wall.")
     if plan.scene is not None and not plan.scene.is_file():
         refuse(f"{plan.scene} does not exist.", "--scene needs a photograph.")
 

@@ -95,15 +95,16 @@ def build_scene(
     size: tuple[int, int],
     sensor_width_mm: float,
     near_m: tuple[float, ...] = (),
+    kinds: tuple[str, ...] = tuple(objects.KINDS),
 ) -> Scene:
-    """Make up a scene for shots of (height, width) between two focal lengths.
+    """Make up a scene for shots of (height, width) between two focal lengths, of some kinds of objects.
 
     The same generator state gives the same scene.
     """
     half_width = sensor_width_mm / shortest_mm / 2
     extent = (half_width * MARGIN, half_width * MARGIN * size[0] / size[1])
     pixel = sensor_width_mm / longest_mm / size[1]  # of the longest focal length
-    stages, materials = objects.far_objects(rng, extent, 16 * pixel)
+    stages, materials = objects.far_objects(rng, extent, 16 * pixel, kinds)
     planes = [_plane(stages, math.inf)]
     planes += [
         _plane([(0.0, objects.near_objects(rng, extent, 16 * pixel))], distance)

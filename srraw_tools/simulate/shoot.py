@@ -290,6 +290,7 @@ def _stage_of(plan: Plan) -> _Stage:
         size=plan.size,
         sensor_width_mm=lens.SENSOR_WIDTH_MM,
         near_m=plan.optics.near_m,
+        kinds=plan.objects,
     )
     photo = None
     if plan.scene is not None:
