@@ -39,6 +39,11 @@ class PaperNetwork(nn.Module):
     starts at zero. All other weights have the deviation of He et al. (2015) for the taps that an output
     really sums, which in a deconvolution of stride 2 is a quarter of the kernel, so that the signal keeps its
     size.
+
+    Args:
+        zoom: N.
+        on_demosaic: add the output to an upsampled bilinear demosaicing, where training then begins. Short
+            training needs it: by the paper's network colour alone takes thousands of steps.
     """
 
     def __init__(

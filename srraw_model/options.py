@@ -50,11 +50,11 @@ PRESETS = {
         cobi={"patch_stride": 1, "weight_spatial": 0.1, "rgb_distance": "cosine"},
     ),
     "small": Preset(  # the paper's network in minutes on two cores, its loss at most half of a step
-        network={"name": "paper"},
+        network={"name": "paper", "on_demosaic": True},
         crop=32,
         batch=1,
         steps=2000,
-        learning_rate=5e-4,
+        learning_rate=2e-4,
         l1_share=0.75,
         fall_share=0.5,
         cobi={

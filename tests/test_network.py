@@ -159,6 +159,12 @@ def trained_small_network():
     return network.requires_grad_(False)
 
 
+def test_the_papers_network_on_a_demosaicing_begins_there():
+    packed = torch.rand(1, 4, 8, 10, generator=torch.Generator().manual_seed(1))
+    network = make_network("paper", zoom=4, blocks=1, on_demosaic=True)
+    torch.testing.assert_close(network(packed), upsampled(bilinear_demosaic(packed), 4))
+
+
 def test_exposure_and_sensitivity_of_the_sensor_hardly_matter_to_the_small_network():
     network, packed = trained_small_network(), 0.5 + 0.5 * torch.rand(1, 4, 12, 12)
     gains = torch.tensor([0.5, 0.8, 0.8, 1.3]).view(1, 4, 1, 1)
