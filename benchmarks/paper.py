@@ -1,20 +1,35 @@
 """The paper's comparison on simulated sequences, everything seeded.
 
-    python benchmarks/paper.py data --folder DIR --photos PHOTOS     60 sequences, aligned and packed
+    python benchmarks/paper.py data  --folder DIR --photos PHOTOS   60 sequences, aligned and packed
+    python benchmarks/paper.py train --folder DIR                   every system at three learning rates
+    python benchmarks/paper.py curves --folder DIR                  how each run went, and which is used
+    python benchmarks/paper.py tables --folder DIR --weights DIR    Tables 1 and 2 of those
+    python benchmarks/paper.py misaligned --folder DIR              L1, CX and CoBi on pairs that are shifted
 
 Forty sequences are of made-up scenes, twenty of photographs. Those of training and validation hold hills,
 walls, murals and balls, those of test signs, charts, posts and branches (the ground below is of one kind);
 no photograph and no seed is in two splits. The camera has a low-pass filter, crosstalk, ISO 400 and an
 exposure that drifts; its noise, levels and pattern are the same for all.
+
+Every system sees the same number of crops, of the same size, at the same three learning rates; of the three
+runs that counts which is best on validation crops. What was made or trained before is not made again.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-from dataclasses import dataclass
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from srraw_tools import shards
 from srraw_tools.align import align_sequences
 from srraw_tools.errors import UserError
 from srraw_tools.pack import pack_sequences
@@ -29,7 +44,7 @@ TRAINED_ON, TESTED_ON = ("hill", "wall", "mural", "ball"), ("sign", "chart", "po
 
 @dataclass(frozen=True)
 class Group:
-    """Sequences of a split: `count` of made-up scenes, and as many of each photograph [first, last)."""
+    """Sequences of a split: `count` of made-up scenes, and `of_each` of each photograph [first, last)."""
 
     split: str
     seed: int
@@ -44,21 +59,52 @@ GROUPS = (
     Group("train", 200, TRAINED_ON, 0, (0, 6), of_each=2),
     Group("val", 300, TRAINED_ON, 3, (6, 7)),
     Group("test", 400, TESTED_ON, 9),
-    Group("test", 500, TESTED_ON, 0, (7, 12), of_each=1),
-    Group("test", 600, TESTED_ON, 0, (7, 9), of_each=1),
+    Group("test", 500, TESTED_ON, 0, (7, 12)),
+    Group("test", 600, TESTED_ON, 0, (7, 9)),
 )
+
+RATES = (5e-4, 1e-3, 2e-3)
+STEPS, VALIDATIONS = 2000, 8
+COMMON = ("--zoom", "4", "--preset", "demo", "--batch", "8", "--crop", "32", "--seed", "1")
+SMALL_RESNET = ("--blocks", "6", "--channels", "48")
+SYSTEMS = {
+    "raw": ("--variant", "raw"),
+    "png": ("--variant", "png"),
+    "syn-raw": ("--variant", "syn-raw"),
+    "srresnet-a": ("--baseline", "srresnet", "--pairs", "bicubic", *SMALL_RESNET),
+    "srresnet-b": ("--baseline", "srresnet", "--pairs", "real", *SMALL_RESNET),
+}
+RISES_DB = 0.1  # in the last quarter of a run, which then is marked as not at its end
+
+SHIFTS_PX = (0, 2, 8, 16, 40, 80)
+LOSSES = {"L1": ("--loss", "l1"), "CX": ("--loss", "cx"), "CoBi": ("--loss", "cobi")}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("data",))
+    parser.add_argument("what", choices=("data", "train", "curves", "tables", "misaligned"))
     parser.add_argument("--folder", type=Path, required=True, help="what was made there is not made again")
     parser.add_argument("--photos", type=Path, help="a folder of at least 12 photographs")
+    parser.add_argument("--weights", type=Path, help="a folder of public weights, for tables")
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
-    make_data(arguments.folder, arguments.photos, arguments.jobs)
+    folder, steps, jobs = arguments.folder, arguments.steps, arguments.jobs
+    if arguments.what == "data":
+        make_data(folder, arguments.photos, jobs)
+    elif arguments.what == "train":
+        train_systems(folder, steps, jobs)
+    elif arguments.what == "curves":
+        print_curves(folder)
+    elif arguments.what == "tables":
+        evaluate(folder / "srraw.h5", [best(folder, name) for name in SYSTEMS], folder, arguments.weights)
+    else:
+        compare_losses(folder, steps, jobs)
+
+
+# --- data -------------------------------------------------------------------------------------------------
 
 
 def make_data(folder: Path, photos: Path, jobs: int) -> None:
@@ -94,6 +140,125 @@ def make_data(folder: Path, photos: Path, jobs: int) -> None:
     packed = pack_sequences(folders, out=folder / "srraw.h5", split_file=folder / "split.csv", jobs=jobs)
     count = sum(1 for _ in with_progress(packed, 4 * len(folders), "Packing", unit="pairs"))
     print(f"{count} pairs in {folder / 'srraw.h5'}.")
+
+
+# --- training ---------------------------------------------------------------------------------------------
+
+
+def train_systems(folder: Path, steps: int, jobs: int) -> None:
+    """Every system at every rate, `jobs` runs at a time, one thread each."""
+    runs = [
+        (folder / "srraw.h5", run_of(folder, name, rate), (*options, "--learning-rate", str(rate)))
+        for rate in (RATES[1], RATES[0], RATES[2])
+        for name, options in SYSTEMS.items()
+    ]
+    train(runs, steps, jobs)
+
+
+def run_of(folder: Path, name: str, rate: float) -> Path:
+    """The folder of a run."""
+    return folder / "runs" / f"{name}-{rate:g}"
+
+
+def train(runs: list[tuple[Path, Path, tuple[str, ...]]], steps: int, jobs: int) -> None:
+    """Runs (data, folder, options), those first that were not done before."""
+
+    def one(run: tuple[Path, Path, tuple[str, ...]]) -> Path:
+        data, out, options = run
+        if out.exists() and curve(out)[-1][0] >= steps:
+            return out
+        command = [sys.executable, "-m", "srraw_model.train", str(data), "--out", str(out), *COMMON]
+        command += ["--steps", str(steps), "--save-every", str(steps // VALIDATIONS), *options, "--overwrite"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{out.name}: {done.stderr}")
+        return out
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for out in with_progress(pool.map(one, runs), len(runs), "Training", unit="runs"):
+            print(f"{out.name}: {curve(out)[-1][1]:.2f} dB", flush=True)
+
+
+def curve(run: Path) -> list[tuple[int, float]]:
+    """(step, PSNR in dB of the validation crops) of a run."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [(line["step"], line["validation_db"]) for line in lines if line.get("validation_db")] or [(0, 0)]
+
+
+def best(folder: Path, name: str) -> Path:
+    """The checkpoint of a system that is best on the validation crops."""
+    runs = [run for rate in RATES if (run := run_of(folder, name, rate)).exists()]
+    return max(runs, key=lambda run: curve(run)[-1][1]) / "model.pt"
+
+
+def print_curves(folder: Path) -> None:
+    """PSNR on validation over the steps; * where it still rises, > what is used."""
+    for name in SYSTEMS:
+        for rate in RATES:
+            run = run_of(folder, name, rate)
+            if not run.exists():
+                print(f"  {run.name:20s} not trained")
+                continue
+            found = curve(run)
+            rise = found[-1][1] - found[-1 - len(found) // 4][1]
+            used, mark = ">" if best(folder, name).parent == run else " ", "*" if rise > RISES_DB else " "
+            print(f"{used} {run.name:20s}{mark}" + " ".join(f"{db:6.2f}" for _, db in found))
+
+
+def evaluate(data: Path, models: list[Path], folder: Path, weights: Path | None) -> None:
+    """Print srraw-eval's table of models under every protocol."""
+    chosen = [str(model) for model in models]
+    lpips: list[str] = []
+    if weights:
+        chosen.append(f"lapsrn:{weights / 'LapSRN_x4.mat'}")
+        chosen.append(f"srgan:{weights / 'srgan_leftthomas_netG_epoch_4_100.pth'}")
+        lpips = ["--lpips-backbone", str(weights / "squeezenet1_1_fp16_torchvision_layout.pth")]
+        lpips += ["--lpips-linear", str(weights / "lpips_v0.1_squeeze.pth")]
+    for protocol in ("as-is", "registered", "aligned"):
+        command = ["srraw-eval", str(data), "--zoom", "4", "--models", ",".join(chosen), *lpips]
+        subprocess.run(
+            [*command, "--protocol", protocol, "--out", str(folder / f"eval-{protocol}")], check=True
+        )
+
+
+# --- misalignment -----------------------------------------------------------------------------------------
+
+
+def compare_losses(folder: Path, steps: int, jobs: int) -> None:
+    """The raw network by three losses on pairs whose targets are shifted; tested on pairs that are not."""
+    runs = []
+    for shift in SHIFTS_PX:
+        data = folder / "shifted" / f"{shift}.h5"
+        if not data.exists():
+            data.parent.mkdir(exist_ok=True)
+            shift_targets(folder / "srraw.h5", data, shift)
+        for name, options in LOSSES.items():
+            runs.append((data, folder / "shifted" / f"{name}-{shift}", options))
+    train(runs, steps, jobs)
+    evaluate(folder / "srraw.h5", [out / "model.pt" for _, out, _ in runs], folder / "shifted", None)
+
+
+def shift_targets(source: Path, out: Path, length_px: int) -> None:
+    """Pairs of 4X whose targets lie `length_px` off in a direction of its own."""
+    with shards.open(source) as reader, shards.new_shard(out, {"zooms": [4], "compression": "none"}) as add:
+        for number, pair in enumerate(reader.select(zoom=4)):
+            data = reader.read(pair)
+            angle = np.random.default_rng((7, number)).uniform(0, 2 * np.pi)
+            dx, dy = (round(length_px * turn) for turn in (np.cos(angle), np.sin(angle)))
+            if pair.split != "test":
+                data = replace(data, target=shifted(data.target, dx, dy), valid=shifted(data.valid, dx, dy))
+            add(pair, data)
+
+
+def shifted(image: np.ndarray, dx: int, dy: int) -> np.ndarray:
+    """An image moved by whole pixels; zero where nothing was."""
+    height, width = image.shape[:2]
+    out = np.zeros_like(image)
+    out[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = image[
+        max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)
+    ]
+    return out
 
 
 if __name__ == "__main__":
