@@ -64,9 +64,9 @@ GROUPS = (
 )
 
 RATES = (5e-4, 1e-3, 2e-3)
-STEPS, VALIDATIONS = 2000, 8
+STEPS, VALIDATIONS = 1600, 8
 COMMON = ("--zoom", "4", "--preset", "demo", "--batch", "8", "--crop", "32", "--seed", "1")
-SMALL_RESNET = ("--blocks", "6", "--channels", "48")
+SMALL_RESNET = ("--blocks", "6", "--channels", "32")
 SYSTEMS = {
     "raw": ("--variant", "raw"),
     "png": ("--variant", "png"),
