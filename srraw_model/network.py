@@ -2,7 +2,8 @@
 
 Both take (B, 4, h, w), channels as in `packing`, black 0 and white 1, and give (B, 3, 2Nh, 2Nw): output pixel
 (X, Y) sees what mosaic pixel ((X + 1/2)/N - 1/2, (Y + 1/2)/N - 1/2) sees. White balance and colour matrix are
-applied after. Neither normalises by statistics of the batch or of the image, so that tiles and whole agree.
+applied after. With `inputs=12` both take instead an RGB picture, packed alike: 2 x 2 pixels of red, then of
+green, of blue. Neither normalises by statistics of the batch or of the image, so that tiles and whole agree.
 
 A network is called in one piece, or in two: `features`, at the packed sampling, and `output`, which takes
 most of the memory and sees little around it. Each has its reach: how many packed pixels around its own
@@ -41,10 +42,12 @@ class PaperNetwork(nn.Module):
     size.
     """
 
-    def __init__(self, zoom: int, *, channels: int = 64, blocks: int = 16, wide: int = 256) -> None:
+    def __init__(
+        self, zoom: int, *, inputs: int = 4, channels: int = 64, blocks: int = 16, wide: int = 256
+    ) -> None:
         super().__init__()
         self.zoom = _known(zoom)
-        self.head = nn.Sequential(nn.Conv2d(4, channels, 9, padding=4), nn.PReLU(channels, PRELU_START))
+        self.head = nn.Sequential(nn.Conv2d(inputs, channels, 9, padding=4), nn.PReLU(channels, PRELU_START))
         self.blocks = nn.Sequential(*(_PaperBlock(channels, number % 2) for number in range(blocks)))
         self.after_blocks = nn.Conv2d(channels, channels, 3, padding=1)
         stages: list[nn.Module] = []
@@ -130,10 +133,11 @@ class SmallNetwork(nn.Module):
     bilinear demosaicing, upsampled.
     """
 
-    def __init__(self, zoom: int, *, channels: int = 48, blocks: int = 6) -> None:
+    def __init__(self, zoom: int, *, inputs: int = 4, channels: int = 48, blocks: int = 6) -> None:
         super().__init__()
         self.zoom = _known(zoom)
-        self.head = nn.Sequential(_conv3x3(4, channels), nn.PReLU(channels, PRELU_START))
+        self.inputs = inputs
+        self.head = nn.Sequential(_conv3x3(inputs, channels), nn.PReLU(channels, PRELU_START))
         self.blocks = nn.Sequential(*(_SmallBlock(channels) for _ in range(blocks)))
         self.to_samples = _conv3x3(channels, 3 * (2 * zoom) ** 2)
         nn.init.zeros_(self.to_samples.weight)
@@ -149,10 +153,15 @@ class SmallNetwork(nn.Module):
 
     def output(self, features: Tensor, packed: Tensor) -> Tensor:
         """(B, channels, h, w) -> (B, 3, 2Nh, 2Nw)."""
-        red, green_of_red, green_of_blue, blue = _local_mean(packed).unbind(1)
-        mean = _not_dark(torch.stack((red, (green_of_red + green_of_blue) / 2, blue), dim=1))
+        if self.inputs == 4:
+            red, green_of_red, green_of_blue, blue = _local_mean(packed).unbind(1)
+            mean = torch.stack((red, (green_of_red + green_of_blue) / 2, blue), dim=1)
+            picture = bilinear_demosaic(packed)
+        else:
+            mean = _local_mean(packed).unflatten(1, (3, 4)).mean(dim=2)
+            picture = functional.pixel_shuffle(packed, 2)
         contrast = functional.pixel_shuffle(self.to_samples(features), 2 * self.zoom)
-        return contrast * upsampled(mean, 2 * self.zoom) + upsampled(bilinear_demosaic(packed), self.zoom)
+        return contrast * upsampled(_not_dark(mean), 2 * self.zoom) + upsampled(picture, self.zoom)
 
     @property
     def features_reach(self) -> int:
@@ -206,6 +215,11 @@ def upsampled(image: Tensor, zoom: int) -> Tensor:
     # With antialias=True torch takes a = -1/2, which keeps linear ramps, and not -3/4; it filters nothing
     # here.
     return functional.interpolate(image, scale_factor=zoom, mode="bicubic", antialias=True)
+
+
+def downsampled(image: Tensor, factor: int) -> Tensor:
+    """Bicubic downsampling (Keys, a = -1/2, its support `factor` times as wide) of (B, C, H, W), by areas."""
+    return functional.interpolate(image, scale_factor=1 / factor, mode="bicubic", antialias=True)
 
 
 def _conv3x3(before: int, after: int) -> nn.Conv2d:

@@ -46,7 +46,7 @@ def test_a_run_leaves_a_checkpoint_a_log_and_samples(data, tmp_path):
     assert [r.loss_name for r in records] == ["L1"] * 3 + ["CoBi"] * 3
     assert set(records[-1].parts) == {"cobi_rgb"}
     checkpoint = load_checkpoint(tmp_path / "run/model.pt")
-    assert (checkpoint.step, checkpoint.label) == (6, "demo (L1, then CoBi_RGB)")
+    assert (checkpoint.step, checkpoint.label) == (6, "Ours: L1, then CoBi_RGB")
     assert checkpoint.trained_on["file"] == "srraw.h5"
     assert checkpoint.trained_on["pairs"] == 4
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
@@ -57,7 +57,7 @@ def test_a_run_leaves_a_checkpoint_a_log_and_samples(data, tmp_path):
     assert set(records[0].cost) == {"data", "network", "l1", "optimiser"}
     pictures = sorted((tmp_path / "run/samples").iterdir())
     assert [p.name for p in pictures] == ["000004.png", "000006.png"]
-    assert cv2.imread(str(pictures[0])).shape == (256 + 8, 3 * 256 + 2 * 8, 3)
+    assert cv2.imread(str(pictures[0])).shape == (256 + 8, 4 * 256 + 3 * 8, 3)
 
 
 @pytest.mark.parametrize("until", [2, 4])
@@ -148,7 +148,7 @@ def test_a_run_is_neither_replaced_nor_mixed_unasked(data, tmp_path):
 def test_bad_options_are_said_in_a_sentence(data, tmp_path):
     (tmp_path / "file").write_text("")
     for options, says in (
-        ({"preset": "huge"}, "there are paper, small, demo"),
+        ({"preset": "huge"}, "there are paper-4x, paper-8x, small, demo"),
         ({"zoom": 8}, "holds no 8X pairs"),
         ({"crop": 17}, "not even"),
         ({"learning_rate": 5.0}, "learning rate"),
@@ -163,7 +163,7 @@ def test_bad_options_are_said_in_a_sentence(data, tmp_path):
         ({"crop": 0}, "not even and at least 16"),
         ({"workers": 10**6}, "--workers"),
         ({"save_every": 0}, "--save-every"),
-        ({"rgb_distance": "miles"}, "no distance"),
+        ({"rgb_distance": "miles"}, "no rgb_distance 'miles'"),
         ({"device": "meta"}, "no device 'meta'"),
         ({"device": "cuda:99"}, "torch finds cpu"),
         ({"device": "abacus"}, "no device 'abacus'"),
@@ -202,7 +202,7 @@ def test_vgg_features_take_part(data, tmp_path, shared_data):
     (record,) = run(data, tmp_path / "run", steps=1, l1_steps=0, vgg_weights=weights)
     assert {"cobi_rgb", "cobi_vgg", "cobi_conv1_2"} < set(record.parts)
     assert {"features", "cobi_vgg"} < set(record.cost)
-    assert load_checkpoint(tmp_path / "run/model.pt").label == "demo (CoBi_RGB + CoBi_VGG)"
+    assert load_checkpoint(tmp_path / "run/model.pt").label == "Ours: CoBi_RGB + CoBi_VGG"
 
 
 def test_vgg_is_fetched_where_that_is_asked_for(data, tmp_path, shared_data, monkeypatch):
@@ -213,7 +213,7 @@ def test_vgg_is_fetched_where_that_is_asked_for(data, tmp_path, shared_data, mon
     monkeypatch.setattr(features, "VGG19_URL", public.as_uri())
     training = prepare_training(data, out=tmp_path / "run", download_vgg=True, **QUICK)
     assert training.options.vgg_sha256 == sha256_of(weights)
-    assert training.cobi.features is not None
+    assert training.objectives[1].loss.features is not None
 
 
 def test_the_small_preset_spares_the_costly_layer(data, tmp_path, shared_data):
@@ -226,10 +226,10 @@ def test_the_small_preset_spares_the_costly_layer(data, tmp_path, shared_data):
 
 
 def test_the_papers_network_trains_with_the_papers_loss(data, tmp_path):
-    records = run(data, tmp_path / "run", preset="paper", batch=1, steps=2, l1_steps=None)
+    records = run(data, tmp_path / "run", preset="paper-4x", batch=1, steps=2, l1_steps=None)
     assert [r.loss_name for r in records] == ["CoBi", "CoBi"]
     checkpoint = load_checkpoint(tmp_path / "run/model.pt")
-    assert checkpoint.label == "paper (CoBi_RGB)"
+    assert checkpoint.label == "Ours: CoBi_RGB"
     assert sum(v.numel() for v in checkpoint.weights.values()) == 4_860_355
 
 
