@@ -15,16 +15,13 @@ from torch.nn import functional
 
 from srraw_model.clock import Clock
 from srraw_model.cobi import contextual_bilateral_loss, contextual_bilateral_rgb_loss
+from srraw_model.curve import encode_srgb
 from srraw_model.formulations import contextual_loss
 
 PATCH_BY_ZOOM = {2: 5, 4: 10, 8: 15}  # n of CoBi_RGB(n); 10 and 15 are the paper's
 
 CHARBONNIER = 1e-3  # LapSRN's epsilon
 CONTINUED_SLOPE = 0.1  # slope of the rendering above white, where a picture is clipped
-
-# IEC 61966-2-1: linear up to the knee, a power above.
-SRGB_KNEE = 0.0031308
-SRGB_LINEAR_SLOPE = 12.92
 
 
 def render_srgb(camera_rgb: Tensor, camera_wb: Tensor, color_matrix: Tensor, *, for_loss: bool) -> Tensor:
@@ -48,19 +45,6 @@ def render_srgb(camera_rgb: Tensor, camera_wb: Tensor, color_matrix: Tensor, *, 
     # Sums rather than a matrix product, which autocast or TF32 would round to ten bits or fewer.
     linear = (color_matrix[:, :, :, None, None] * balanced[:, None]).sum(dim=2)
     return _limit(encode_srgb(linear), for_loss)
-
-
-def encode_srgb(linear: Tensor) -> Tensor:
-    """The sRGB curve of linear light; below 0 it goes on with its slope there. Nothing is clipped."""
-    power = 1.055 * linear.clamp(min=SRGB_KNEE) ** (1 / 2.4) - 0.055
-    return torch.where(linear > SRGB_KNEE, power, SRGB_LINEAR_SLOPE * linear)
-
-
-def decode_srgb(srgb: Tensor) -> Tensor:
-    """Linear light of sRGB values: the inverse of `encode_srgb`."""
-    knee = SRGB_LINEAR_SLOPE * SRGB_KNEE
-    power = ((srgb.clamp(min=knee) + 0.055) / 1.055) ** 2.4
-    return torch.where(srgb > knee, power, srgb / SRGB_LINEAR_SLOPE)
 
 
 def _limit(values: Tensor, for_loss: bool) -> Tensor:

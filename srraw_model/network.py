@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from srraw_model.curve import decode_srgb, encode_srgb
+
 ZOOMS = (2, 4, 8)
 MEAN_SIDE = 9  # of the local mean, in packed pixels
 FAINT = 0.01  # light, added to the local mean
@@ -131,12 +133,19 @@ class SmallNetwork(nn.Module):
     a sensor's balance of red, green and blue matters: what few scenes of one camera teach holds for other
     colours and cameras. The blocks and the last convolution start at zero: before training the output is a
     bilinear demosaicing, upsampled.
+
+    Args:
+        inputs: channels, 4 of a mosaic or 12 of RGB.
+        encodes: work on the sRGB curve of the input, and decode the output: for input in linear light. What
+            is judged are rendered pictures, and in linear light the dark side of an edge hardly counts.
     """
 
-    def __init__(self, zoom: int, *, inputs: int = 4, channels: int = 48, blocks: int = 6) -> None:
+    def __init__(
+        self, zoom: int, *, inputs: int = 4, channels: int = 48, blocks: int = 6, encodes: bool = True
+    ) -> None:
         super().__init__()
         self.zoom = _known(zoom)
-        self.inputs = inputs
+        self.inputs, self.encodes = inputs, encodes
         self.head = nn.Sequential(_conv3x3(inputs, channels), nn.PReLU(channels, PRELU_START))
         self.blocks = nn.Sequential(*(_SmallBlock(channels) for _ in range(blocks)))
         self.to_samples = _conv3x3(channels, 3 * (2 * zoom) ** 2)
@@ -148,11 +157,13 @@ class SmallNetwork(nn.Module):
 
     def features(self, packed: Tensor) -> Tensor:
         """(B, 4, h, w) -> (B, channels, h, w)."""
+        packed = encode_srgb(packed) if self.encodes else packed
         mean = _local_mean(packed)
         return self.blocks(self.head((packed - mean) / _not_dark(mean)))
 
     def output(self, features: Tensor, packed: Tensor) -> Tensor:
         """(B, channels, h, w) -> (B, 3, 2Nh, 2Nw)."""
+        packed = encode_srgb(packed) if self.encodes else packed
         if self.inputs == 4:
             red, green_of_red, green_of_blue, blue = _local_mean(packed).unbind(1)
             mean = torch.stack((red, (green_of_red + green_of_blue) / 2, blue), dim=1)
@@ -161,7 +172,8 @@ class SmallNetwork(nn.Module):
             mean = _local_mean(packed).unflatten(1, (3, 4)).mean(dim=2)
             picture = functional.pixel_shuffle(packed, 2)
         contrast = functional.pixel_shuffle(self.to_samples(features), 2 * self.zoom)
-        return contrast * upsampled(_not_dark(mean), 2 * self.zoom) + upsampled(picture, self.zoom)
+        picture = contrast * upsampled(_not_dark(mean), 2 * self.zoom) + upsampled(picture, self.zoom)
+        return decode_srgb(picture) if self.encodes else picture
 
     @property
     def features_reach(self) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from srraw_model.baselines import Baseline, JohnsonNet, LapSRN, ResNetGenerator, RRDBNet, ThenBicubic
-from srraw_model.losses import decode_srgb, encode_srgb
+from srraw_model.curve import decode_srgb, encode_srgb
 from srraw_model.network import PaperNetwork, SmallNetwork, make_network
 
 Network = PaperNetwork | SmallNetwork
@@ -95,6 +95,8 @@ def make_trained(name: str, zoom: int, variant: str = "raw", **sizes: int) -> nn
         sizes: blocks, channels, wide; `blocks` of lapsrn is the depth of a level.
     """
     if name in ("paper", "small"):
+        if name == "small":
+            sizes["encodes"] = variant in ("raw", "syn-calibrated")  # what the others see is encoded
         if variant == "png":
             return PngNetwork(make_network(name, zoom, inputs=12, **sizes))
         return make_network(name, zoom, **sizes)

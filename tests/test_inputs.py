@@ -7,6 +7,7 @@ import pytest
 import torch
 from synthetic import BLACK, CFAS, WHITE, make_pair, write_set
 
+from srraw_model.curve import decode_srgb, encode_srgb
 from srraw_model.dataset import Crops
 from srraw_model.inputs import (
     SOURCES,
@@ -16,7 +17,7 @@ from srraw_model.inputs import (
     calibrated_mosaic,
     encoded_mosaic,
 )
-from srraw_model.losses import decode_srgb, encode_srgb, render_srgb
+from srraw_model.losses import render_srgb
 from srraw_model.metrics import psnr
 from srraw_model.network import bilinear_demosaic, make_network, upsampled
 from srraw_model.variants import EncodedNetwork, PngNetwork, balanced_for
