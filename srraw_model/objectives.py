@@ -55,7 +55,9 @@ class Objective:
         with clock(self.short.lower()), torch.enable_grad():
             leaves = [output.detach().requires_grad_() for output in outputs]
             loss, parts = self.loss(leaves, crops)
-            return loss.detach(), parts, list(torch.autograd.grad(loss, leaves))
+            # LapSRN's lower levels take no part in the first phase.
+            gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+            return loss.detach(), parts, list(gradients)
 
 
 def objectives_of(

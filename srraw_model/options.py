@@ -131,12 +131,18 @@ class TrainingOptions:
 class RunOptions:
     """How a run is done here. Not stored: a run may be resumed with others."""
 
-    vgg_weights: Path | None = _option(Path, "VGG-19 weights; without them CoBi_RGB alone.")
+    vgg_weights: Path | None = field(
+        default=None, metadata=_about(Path, "VGG-19 weights; without them CoBi_RGB alone.")
+    )
     download_vgg: bool = field(
         default=False, metadata=_about(bool, "Take torchvision's VGG-19: 548 MB, fetched once.")
     )
-    noise: Path | None = _option(Path, "What 'srraw calibrate noise' wrote, for syn-calibrated.")
-    fine_tune: Path | None = _option(Path, "Begin with the weights of this model.pt.")
+    noise: Path | None = field(
+        default=None, metadata=_about(Path, "What 'srraw calibrate noise' wrote, for syn-calibrated.")
+    )
+    fine_tune: Path | None = field(
+        default=None, metadata=_about(Path, "Begin with the weights of this model.pt.")
+    )
     save_every: int = field(
         default=500, metadata=_about(int, "Steps between checkpoints, each with samples and validation.")
     )

@@ -16,12 +16,26 @@ from srraw_model.train import learning_rate_at, prepare_training, train
 from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of
 
+VGG19_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 QUICK = {"preset": "demo", "crop": 16, "batch": 2, "steps": 6, "l1_steps": 3, "save_every": 100}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp("set") / "srraw.h5", size=(72, 96))
+
+
+@pytest.fixture(scope="session")
+def deep_vgg(tmp_path_factory):
+    """All convolutions of VGG-19 with random weights, in torchvision's layout."""
+    path = tmp_path_factory.mktemp("vgg19") / "vgg19.pth"
+    generator, weights = torch.Generator().manual_seed(0), {}
+    widths = [64, 64, 128, 128, *[256] * 4, *[512] * 8]
+    for number, before, after in zip(VGG19_CONVOLUTIONS, [3, *widths], widths, strict=False):
+        weight = torch.randn(after, before, 3, 3, generator=generator) * (2 / (9 * before)) ** 0.5
+        weights |= {f"features.{number}.weight": weight, f"features.{number}.bias": torch.zeros(after)}
+    torch.save(weights, path)
+    return path
 
 
 def run(data, out, *, until=None, **options):
@@ -60,14 +74,59 @@ def test_a_run_leaves_a_checkpoint_a_log_and_samples(data, tmp_path):
     assert cv2.imread(str(pictures[0])).shape == (256 + 8, 4 * 256 + 3 * 8, 3)
 
 
-@pytest.mark.parametrize("until", [2, 4])
+ALL_STATE = {
+    "batch": 4,
+    "accumulate": 2,
+    "ema": 0.9,
+    "weight_decay": 0.01,
+    "warmup_steps": 4,
+    "schedule": "cosine",
+}
+
+
+@pytest.mark.parametrize("until", [1, 3, 5])
 def test_an_interrupted_run_ends_in_the_same_weights_bit_for_bit(data, tmp_path, until):
-    run(data, tmp_path / "whole")
-    run(data, tmp_path / "parts", until=until)
-    assert load_checkpoint(tmp_path / "parts/model.pt").step == until
-    rest = run(data, tmp_path / "parts", resume=True)
+    """At any step, with everything that has a state: before, at and after the change of the loss."""
+    run(data, tmp_path / "whole", **ALL_STATE)
+    run(data, tmp_path / "parts", until=until, **ALL_STATE)
+    before = load_checkpoint(tmp_path / "parts/model.pt")
+    assert before.step == until
+    assert not torch.equal(before.weights["head.0.weight"], before.state["weights"]["head.0.weight"])
+    rest = run(data, tmp_path / "parts", resume=True, **ALL_STATE)
     assert [r.step for r in rest] == list(range(until + 1, 7))
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("baseline", ["srgan", "lapsrn"])
+def test_an_interrupted_baseline_ends_in_the_same_weights_bit_for_bit(data, tmp_path, deep_vgg, baseline):
+    """A discriminator, its optimiser and batch normalisation have states too."""
+    options = {"baseline": baseline, "steps": 3, "l1_steps": 1, "batch": 1, "vgg_weights": deep_vgg}
+    options |= {"blocks": 1, "channels": 8, "ema": 0.9}
+    run(data, tmp_path / "whole", **options)
+    run(data, tmp_path / "parts", until=2, **options)
+    assert ("judge" in load_checkpoint(tmp_path / "parts/model.pt").state) == (baseline == "srgan")
+    run(data, tmp_path / "parts", resume=True, **options)
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_parts_of_a_batch_and_the_whole_lead_to_the_same_weights(data, tmp_path):
+    run(data, tmp_path / "whole", batch=4)
+    run(data, tmp_path / "parts", batch=4, accumulate=4)
+    a, b = (load_checkpoint(tmp_path / name / "model.pt").weights for name in ("whole", "parts"))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_used_is_the_mean_of_the_weights(data, tmp_path):
+    """mean <- d mean + (1 - d) weights with d = min(0.5, (1 + t)/(10 + t)), t from 0 on."""
+    training = prepare_training(data, out=tmp_path / "run", **{**QUICK, "ema": 0.5})
+    mean = training.network.to_samples.weight.detach().clone()
+    for t, _ in enumerate(train(training)):
+        decay = min(0.5, (1 + t) / (10 + t))
+        mean = decay * mean + (1 - decay) * training.network.to_samples.weight.detach()
+    kept = load_checkpoint(tmp_path / "run/model.pt").make_network().to_samples.weight
+    torch.testing.assert_close(kept, mean)
+    assert not torch.equal(kept, training.network.to_samples.weight)
 
 
 def test_a_seed_decides_the_weights_and_touches_no_random_state(data, tmp_path):
