@@ -22,7 +22,6 @@ from srraw_model.checkpoint import load_checkpoint
 from srraw_model.cobi import match, matching_statistics
 from srraw_model.features import FeatureNetwork, load_vgg19
 from srraw_model.losses import PATCH_BY_ZOOM
-from srraw_model.network import make_network
 from srraw_model.pictures import middle_crop, output_picture, target_picture
 from srraw_tools import shards
 
@@ -59,9 +58,7 @@ def main() -> None:
 def _pairs(data: Path, checkpoint: Path, count: int) -> Iterator[tuple[Tensor, Tensor, int]]:
     """Output, target (1, 3, SIDE + 2 MARGIN, ...) and the patch of the zoom, of pairs of the test split."""
     trained = load_checkpoint(checkpoint)
-    network = make_network(**trained.network)
-    network.load_state_dict(trained.weights)
-    network.eval()
+    network = trained.make_network()
     zoom = trained.network["zoom"]
     with shards.open(data) as reader:
         for pair in reader.select(zoom=zoom, split="test")[:count]:

@@ -1,7 +1,7 @@
 """What a training step costs, by part: waiting for crops, network, features, CoBi_RGB, CoBi_VGG, optimiser.
 
     python benchmarks/training_step.py srraw.h5 --vgg-weights vgg_normalised.pth            the preset `small`
-    python benchmarks/training_step.py srraw.h5 --vgg-weights vgg_normalised.pth --preset paper
+    python benchmarks/training_step.py srraw.h5 --vgg-weights vgg_normalised.pth --preset paper-4x
 
 Steps of CoBi as `srraw-train` makes them, on a GPU where there is one; medians of their parts, forward and
 backward together, the first steps (which compile and load) left out.

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from srraw_model.network import PaperNetwork, SmallNetwork, make_network
+from srraw_model.variants import for_use, make_trained
 from srraw_tools import __version__
 from srraw_tools.errors import UserError
 from srraw_tools.files import replacing
 
 FORMAT = "srraw-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,15 @@ class Checkpoint:
     """What a checkpoint holds: tensors and plain values only.
 
     Attributes:
-        label: name in tables, with the loss, such as "demo (L1, then CoBi_RGB)".
-        network: name, zoom and sizes, as `make_network` takes them.
-        weights: the network's, by name.
+        label: name in tables, with the loss, such as "Ours: L1, then CoBi_RGB".
+        network: name, zoom, variant and sizes, as `make_trained` takes them.
+        weights: the network's, by name, as they are to be used: where their running mean is kept, that.
         step: training steps done.
         options: of the training run.
         trained_on: the file's name, the pairs' number and their hash.
-        optimiser: its state, to go on from `step`. The crops follow from the seed and the step, and nothing
-            else is random.
+        state: what else it takes to go on from `step`: the optimiser's state, the weights of the last step
+            where they are others than `weights`, and a discriminator with its optimiser. The crops, and all
+            noise in them, follow from the seed and the step, and nothing else is random.
         created_by: the version of srraw that wrote the file.
     """
 
@@ -40,7 +41,7 @@ class Checkpoint:
     step: int
     options: dict[str, Any]
     trained_on: dict[str, Any]
-    optimiser: dict[str, Any]
+    state: dict[str, Any]
     created_by: str = f"srraw {__version__}"
 
     @property
@@ -48,12 +49,12 @@ class Checkpoint:
         """N: the output has N times the mosaic's sampling."""
         return self.network["zoom"]
 
-    def make_network(self) -> PaperNetwork | SmallNetwork:
-        """The trained network, for evaluation, on the CPU."""
+    def make_network(self) -> nn.Module:
+        """The trained network, for evaluation, on the CPU: a raw network, as in `network`, or a Baseline."""
         with torch.random.fork_rng(devices=[]):  # the weights drawn first are of no use
-            network = make_network(**self.network)
+            network = make_trained(**self.network)
         network.load_state_dict(self.weights)
-        return network.eval().requires_grad_(False)
+        return for_use(network, self.network).eval().requires_grad_(False)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

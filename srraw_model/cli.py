@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from srraw_model.options import PRESET, PRESETS, RGB_DISTANCES, SEED, ZOOM
+from srraw_model.options import OPTION_FIELDS, PRESET, PRESETS
 from srraw_tools import __version__
 from srraw_tools.commands.options import (
     PATH,
@@ -28,10 +27,6 @@ from srraw_tools.terminal import PLAIN_EVERY_S, duration, print_table, with_prog
 
 if TYPE_CHECKING:
     from srraw_model.train import StepRecord, Training
-
-# Beside other work on the same cores, torch threads that spin while they wait make a step ten times as long.
-# It must stand in the environment before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -51,68 +46,88 @@ device_option = click.option("--device", help="cpu, cuda or cuda:N; a GPU where 
 version_option = click.version_option(__version__, prog_name="srraw")
 
 
+def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Every field of the training's options as an option, None unless given."""
+    for name, about in reversed(OPTION_FIELDS.items()):
+        kind, choices, told = (about.metadata[key] for key in ("kind", "choices", "told"))
+        flag, callback = f"--{name.replace('_', '-')}", None
+        if about.default not in (None, False):
+            told += f"  [default: {'on' if about.default is True else about.default}]"
+        if kind is bool:
+            flag += f"/--no-{name.replace('_', '-')}"
+        if kind is tuple:
+            callback, kind = _split_names, str
+        elif choices:
+            callback = _kind_of(kind)
+            kind = click.Choice([str(choice) for choice in choices])
+        elif name == "preset":
+            told += f"  [default: {PRESET}]"
+            kind = click.Choice(list(PRESETS))
+        kind = PATH if kind is Path else kind
+        command = click.option(flag, name, type=kind, default=None, help=told, callback=callback)(command)
+    return command
+
+
+def _split_names(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> tuple[str, ...] | None:
+    return None if value is None else tuple(part for part in value.split(",") if part)
+
+
+def _kind_of(kind: type) -> Callable[..., Any]:
+    return lambda _context, _option, value: None if value is None else kind(value)
+
+
 @click.command("srraw-train", context_settings=SETTINGS)
 @click.argument("data", type=PATH)
 @click.option("--out", type=PATH, default=Path("run"), show_default=True, help="Folder of the run.")
-@_zoom_option(f"Which pairs to train on.  [default: {ZOOM}]")
-@click.option(
-    "--preset",
-    type=click.Choice(list(PRESETS)),
-    help="paper: its network and loss. small: its network, a sparser loss, in minutes on two cores. "
-    f"demo: a small network.  [default: {PRESET}]",
-)
-@click.option("--steps", type=int, help="Training steps; the preset's unless given.")
-@click.option("--seed", type=int, help=f"Of weights and crops.  [default: {SEED}]")
-@click.option("--crop", type=int, help="Side of a crop in mosaic pixels, even and at least 16.")
-@click.option("--batch", type=int, help="Crops a step.")
-@click.option("--learning-rate", type=float, help="Of Adam.")
-@click.option("--l1-steps", type=int, help="Steps of aligned L1 before CoBi.")
-@click.option(
-    "--rgb-distance",
-    type=click.Choice(RGB_DISTANCES),
-    help="Of the patches in CoBi_RGB; the preset's unless given (paper: cosine).",
-)
-@click.option("--vgg-weights", type=PATH, help="VGG-19 weights for CoBi_VGG; without them CoBi_RGB alone.")
-@click.option("--download-vgg", is_flag=True, help="Take torchvision's VGG-19: 548 MB, fetched once.")
-@click.option(
-    "--save-every",
-    type=int,
-    default=500,
-    show_default=True,
-    help="Steps between checkpoints, each with sample pictures.",
-)
-@click.option("--workers", type=int, default=0, show_default=True, help="Processes that read crops.")
-@device_option
+@click.option("--config", type=PATH, help="TOML file of any options below; the command line goes before it.")
+@click.option("--print-config", is_flag=True, help="Print all options as such a file, and stop.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, by its own options.")
 @overwrite_option
 @dry_run_option
 @quiet_option
+@_training_options
 @version_option
-def train(data: Path, dry_run: bool, quiet: bool, **options: Any) -> None:
-    """Train the raw-to-RGB network on the pairs in DATA, an srraw.h5.
+def train(data: Path, print_config: bool, dry_run: bool, quiet: bool, **options: Any) -> None:
+    """Train a network on the pairs in DATA, an srraw.h5: ours, a variant of it, or a baseline.
 
     Writes model.pt, log.jsonl and samples/ into --out. Ctrl-C and SIGTERM save before they end the run, and
     --resume goes on with it; it needs no other option again, and may be given more --steps.
 
+    Presets: paper-4x and paper-8x, the paper's network and loss; small, the same network and a sparser loss,
+    in minutes on two cores; demo, a small network.
+
+    In several processes, on one GPU each: torchrun --nproc-per-node N -m srraw_model.train DATA ...
+
     Example: srraw-train srraw.h5 --preset demo --out run
     """
+    from srraw_model.options import config_text
     from srraw_model.train import CHECKPOINT_FILE, prepare_training
     from srraw_model.train import train as train_steps
 
     training = prepare_training(data, **options)
+    if print_config:
+        click.echo(config_text(training.options, training.run), nl=False)
+        return
+    quiet = quiet or not training.ranks.first
     if not quiet:
         _tell_plan(training)
     if dry_run:
         return
     with _stop_asked() as stop:
         steps = train_steps(training)
+        stopped = False
         for _ in _with_training_progress(steps, training, quiet):
-            if stop:
+            stopped = training.ranks.any(bool(stop), training.device)
+            if stopped:
                 break
         steps.close()
-    if stop:
-        click.echo(f"Saved step {training.step} in {training.out}; go on with --resume.", err=True)
-        if stop[0] == signal.SIGINT:  # so that a script around it stops too
+        training.ranks.leave()
+    if stopped:
+        if training.ranks.first:
+            click.echo(f"Saved step {training.step} in {training.out}; go on with --resume.", err=True)
+        if signal.SIGINT in stop:  # so that a script around it stops too
             raise SystemExit(130)
     elif not quiet:
         click.echo(f"{training.out / CHECKPOINT_FILE}: {training.label}, {training.step} steps.")
@@ -230,13 +245,16 @@ def zoom(photo: Path, out: Path, overwrite: bool, quiet: bool, **options: Any) -
 def _tell_plan(training: Training) -> None:
     """What will be trained, on what, and where it goes."""
     options, data = training.options, training.data
+    processes = f" in {training.ranks.count} processes" if training.ranks.count > 1 else ""
     click.echo(
-        f"{options.preset}, {options.zoom}X: {training.parameters:,} parameters, {len(data.pairs)} pairs of "
-        f"{data.path}, {options.batch} crops of {options.crop} x {options.crop} a step on {training.device}."
+        f"{options.system}, {options.zoom}X: {training.parameters:,} parameters, {len(data.pairs)} pairs of "
+        f"{data.path}, {options.batch} crops of {options.crop} x {options.crop} a step on {training.device}"
+        f"{processes}."
     )
     first = f" from {training.step} on" if training.step else ""
-    l1 = f", the first {options.l1_steps} with L1" if options.l1_steps else ""
-    click.echo(f"{options.steps} steps{first}{l1}, into {training.out}.")
+    begins, main = (objective.name for objective in training.objectives)
+    losses = f"the first {options.l1_steps} with {begins}, then {main}" if options.l1_steps else main
+    click.echo(f"{options.steps} steps{first}: {losses}; into {training.out}.")
     for note in training.notes:
         click.echo(note)
 

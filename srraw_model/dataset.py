@@ -6,15 +6,25 @@ of processes or machines share it by taking turns (`crop_numbers`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from srraw_model.inputs import (
+    SOURCES,
+    bicubic_input,
+    calibrated_mosaic,
+    encoded_mosaic,
+    noise_of,
+    rendered_input,
+)
 from srraw_model.packing import pack, red_origin
 from srraw_tools import shards
 from srraw_tools.errors import UserError
@@ -29,14 +39,15 @@ class Sample(NamedTuple):
     """A crop, or a batch of them along a first dimension more; c is its side in mosaic pixels.
 
     Attributes:
-        packed: (4, c/2, c/2), linear light as in `packing`.
+        input: what the network is shown, of one of `inputs.SOURCES`: a mosaic (4, c/2, c/2), linear light as
+            in `packing` (syn-raw: gamma-encoded), or a picture (3, c, c), sRGB in [0, 1].
         target: (3, N c, N c), sRGB in [0, 1], at the low shot's exposure.
         valid: (1, N c, N c), 1 where the target shows the scene.
         camera_wb: (3,), the low shot's multipliers (R, G, B).
         color_matrix: (3, 3), the low shot's, balanced camera RGB to linear sRGB.
     """
 
-    packed: Tensor
+    input: Tensor
     target: Tensor
     valid: Tensor
     camera_wb: Tensor
@@ -46,6 +57,8 @@ class Sample(NamedTuple):
 class Crops(Dataset[Sample]):
     """Random crops of the pairs of a zoom and a split, every pair once in each round, flipped and transposed.
 
+    The n-th crop shows the same place whatever the source: variants see the same data.
+
     A crop whose target does not show the scene is drawn again. Each process opens the file for itself, after
     a fork as after a spawn, and gets the list of pairs from its parent.
 
@@ -53,13 +66,27 @@ class Crops(Dataset[Sample]):
         path: the srraw.h5.
         crop: side in mosaic pixels, even.
         seed: at least 0.
+        source: of the input, one of `inputs.SOURCES`.
+        noise: the sensor's models of noise, which "syn-calibrated" needs.
 
     Raises:
-        UserError: the file cannot be read, or holds no pair of this zoom, split and size.
+        UserError: the file cannot be read, holds no pair of this zoom, split and size, or one of a camera and
+            ISO whose noise is needed and not known.
     """
 
-    def __init__(self, path: Path, *, zoom: int, split: str = "train", crop: int = 64, seed: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        zoom: int,
+        split: str = "train",
+        crop: int = 64,
+        seed: int = 0,
+        source: str = "raw",
+        noise: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         self.path, self.crop, self.seed = Path(path), crop, seed
+        self.source, self.noise = source, tuple(noise)
         self.reader = shards.open(path)
         pairs = pairs_of(self.reader, zoom=zoom, split=split)
         # A crop begins at any of the four places in the pattern, one pixel further at most.
@@ -70,6 +97,16 @@ class Crops(Dataset[Sample]):
                 "Give a smaller --crop.",
                 wrong_use=True,
             )
+        if source == "syn-calibrated":
+            try:
+                for pair in self.pairs:
+                    noise_of(self.noise, pair)
+            except KeyError as error:
+                raise UserError(
+                    f"Nothing says how the sensor of {error.args[0]} is noisy, which {path} was shot with.",
+                    "Give --noise what 'srraw calibrate noise' finds in its sequences.",
+                    wrong_use=True,
+                ) from error
 
     def __getitem__(self, number: int) -> Sample:
         """The crop of a number, from 0 on without end."""
@@ -99,15 +136,25 @@ class Crops(Dataset[Sample]):
         valid = self.reader.read(pair, rectangle, ("valid",)).valid
         if valid.mean() < MIN_VALID:
             return None
-        data = self.reader.read(pair, rectangle, ("raw", "target"))
-        light = mosaic_light(data.raw, pair.black_level, pair.white_level, origin=(x, y))
-        turned = []
-        for plane in (light, render_target(pair, data.target), valid):
+        data = self.reader.read(pair, rectangle, SOURCES[self.source])
+
+        def turned(plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
             plane = plane[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
-            turned.append(plane.swapaxes(0, 1) if transpose else plane)
-        light, target, valid = turned
+            return plane.swapaxes(0, 1) if transpose else plane
+
+        target, valid = turned(render_target(pair, data.target)), turned(valid)
+        if self.source == "raw":
+            shown = pack(turned(mosaic_light(data.raw, pair.black_level, pair.white_level, origin=(x, y))))
+        elif self.source == "png":
+            shown = rendered_input(turned(data.rgb))
+        elif self.source == "bicubic":
+            shown = bicubic_input(target, pair.zoom)
+        elif self.source == "syn-raw":
+            shown = encoded_mosaic(target, pair.zoom, rng)
+        else:
+            shown = calibrated_mosaic(target, pair, self.noise, rng)
         return Sample(
-            packed=torch.from_numpy(pack(light)),
+            input=torch.from_numpy(shown),
             target=torch.from_numpy(np.ascontiguousarray(target.transpose(2, 0, 1))),
             valid=torch.from_numpy(valid.astype(np.float32)[None]),
             camera_wb=torch.tensor(pair.rgb_wb, dtype=torch.float32),

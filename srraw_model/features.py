@@ -60,7 +60,13 @@ class FeatureNetwork(nn.Module):
         return tapped
 
 
-def load_vgg19(path: Path | None = None, *, download: bool = False, pooling: str = "max") -> FeatureNetwork:
+def load_vgg19(
+    path: Path | None = None,
+    *,
+    download: bool = False,
+    pooling: str = "max",
+    deep: bool = False,
+) -> FeatureNetwork:
     """VGG-19 up to the layers that CoBi compares, for sRGB in [0, 1].
 
     The file may have one of two layouts, and the names of the taps, all after ReLU, say which it was:
@@ -73,6 +79,8 @@ def load_vgg19(path: Path | None = None, *, download: bool = False, pooling: str
         path: the weight file.
         download: without a path, fetch torchvision's file into torch.hub's cache and check its hash.
         pooling: "max", as it was trained, or "average".
+        deep: up to the last convolution instead, which torchvision's layout alone has: taps conv5_4, before
+            ReLU as ESRGAN compares it, and relu5_4, after it as SRGAN does.
 
     Raises:
         UserError: no file that can be read as one of the two; it says which and what to do.
@@ -84,9 +92,9 @@ def load_vgg19(path: Path | None = None, *, download: bool = False, pooling: str
         raise UserError("No VGG-19 weights were given.", VGG19_HINT, wrong_use=True)
     path = download_vgg19() if path is None else path
     source, weights = str(path), read_weights(path, VGG19_HINT)
-    if "16.weight" in weights:
+    if "16.weight" in weights and not deep:
         return _filled(_vgg19_normalised(pooling), weights, "", source, VGG19_HINT)
-    return _filled(_vgg19(pooling), weights, "features.", source, VGG19_HINT)
+    return _filled(_vgg19(pooling, deep=deep), weights, "features.", source, VGG19_HINT)
 
 
 def load_squeezenet(path: Path) -> FeatureNetwork:
@@ -170,16 +178,19 @@ def _filled(
     return network.eval()
 
 
-def _vgg19(pooling: str) -> FeatureNetwork:
+def _vgg19(pooling: str, *, deep: bool) -> FeatureNetwork:
     widths = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256)}
+    taps, pools = {3: "conv1_2", 8: "conv2_2", 13: "conv3_2"}, (4, 9)
+    if deep:
+        widths |= {14: (256, 256), 16: (256, 256), 19: (256, 512)}
+        widths |= dict.fromkeys((21, 23, 25, 28, 30, 32, 34), (512, 512))
+        taps, pools = {34: "conv5_4", 35: "relu5_4"}, (4, 9, 18, 27)
     layers: dict[int, nn.Module] = {}
     for number, (before, after) in widths.items():
         layers[number] = nn.Conv2d(before, after, 3, padding=1)
         layers[number + 1] = nn.ReLU()
-    layers |= {number: _pool(pooling) for number in (4, 9)}
-    return FeatureNetwork(
-        dict(sorted(layers.items())), {3: "conv1_2", 8: "conv2_2", 13: "conv3_2"}, IMAGENET_MEAN, IMAGENET_STD
-    )
+    layers |= {number: _pool(pooling) for number in pools}
+    return FeatureNetwork(dict(sorted(layers.items())), taps, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _vgg19_normalised(pooling: str) -> FeatureNetwork:

@@ -7,20 +7,21 @@ their own shot's white balance and matrix, the output with `for_loss=True`, the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from srraw_model.clock import Clock
 from srraw_model.cobi import contextual_bilateral_loss, contextual_bilateral_rgb_loss
+from srraw_model.curve import encode_srgb
+from srraw_model.formulations import contextual_loss
 
 PATCH_BY_ZOOM = {2: 5, 4: 10, 8: 15}  # n of CoBi_RGB(n); 10 and 15 are the paper's
 
+CHARBONNIER = 1e-3  # LapSRN's epsilon
 CONTINUED_SLOPE = 0.1  # slope of the rendering above white, where a picture is clipped
-
-# IEC 61966-2-1: linear up to the knee, a power above.
-SRGB_KNEE = 0.0031308
-SRGB_LINEAR_SLOPE = 12.92
 
 
 def render_srgb(camera_rgb: Tensor, camera_wb: Tensor, color_matrix: Tensor, *, for_loss: bool) -> Tensor:
@@ -43,8 +44,7 @@ def render_srgb(camera_rgb: Tensor, camera_wb: Tensor, color_matrix: Tensor, *, 
     balanced = _limit(camera_rgb * camera_wb[:, :, None, None], for_loss)
     # Sums rather than a matrix product, which autocast or TF32 would round to ten bits or fewer.
     linear = (color_matrix[:, :, :, None, None] * balanced[:, None]).sum(dim=2)
-    power = 1.055 * linear.clamp(min=SRGB_KNEE) ** (1 / 2.4) - 0.055
-    return _limit(torch.where(linear > SRGB_KNEE, power, SRGB_LINEAR_SLOPE * linear), for_loss)
+    return _limit(encode_srgb(linear), for_loss)
 
 
 def _limit(values: Tensor, for_loss: bool) -> Tensor:
@@ -72,6 +72,8 @@ class CoBiLoss(nn.Module):
         both_ways: of every part, the mean of CoBi(output, target), which is Eq. 2, and CoBi(target, output):
             every target has to be found, too. Eq. 2 alone takes a flat picture for better than a soft one,
             since something flat is found in most targets (docs/cobi.md).
+        contextual: compare by formulations.contextual_loss instead, without its spatial term, for those who
+            compare: all pairs count, not the nearest alone, and so it takes time with their number.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class CoBiLoss(nn.Module):
         rgb_distance: str = "cosine",
         leave_out: Sequence[str] = (),
         both_ways: bool = False,
+        contextual: bool = False,
     ) -> None:
         super().__init__()
         if patch is None and zoom not in PATCH_BY_ZOOM:
@@ -98,6 +101,7 @@ class CoBiLoss(nn.Module):
         self.rgb_distance = rgb_distance
         self.leave_out = tuple(leave_out)
         self.both_ways = both_ways
+        self.contextual = contextual
 
     def forward(self, output: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and its parts for the log.
@@ -149,6 +153,9 @@ class CoBiLoss(nn.Module):
         return parts["cobi_rgb"] + self.lambda_vgg * parts["cobi_vgg"], parts, gradient + of_output
 
     def _rgb(self, output: Tensor, target: Tensor) -> Tensor:
+        if self.contextual:
+            p, q = (patches_of(picture, self.patch, self.patch_stride) for picture in (output, target))
+            return self._ways(partial(contextual_loss, weight_spatial=0.0, distance=self.rgb_distance), p, q)
         return self._ways(
             lambda p, q: contextual_bilateral_rgb_loss(
                 p,
@@ -163,6 +170,8 @@ class CoBiLoss(nn.Module):
         )
 
     def _vgg(self, source: Tensor, target: Tensor) -> Tensor:
+        if self.contextual:
+            return self._ways(partial(contextual_loss, weight_spatial=0.0), source, target)
         return self._ways(
             lambda p, q: contextual_bilateral_loss(p, q, weight_spatial=self.weight_spatial), source, target
         )
@@ -177,6 +186,12 @@ class CoBiLoss(nn.Module):
         return {name: values for name, values in found.items() if name not in self.leave_out}
 
 
+def patches_of(picture: Tensor, patch: int, stride: int) -> Tensor:
+    """(B, C, H, W) -> (B, C patch patch, h, w): the patches that lie inside, `stride` pixels apart."""
+    rows, columns = ((side - patch) // stride + 1 for side in picture.shape[-2:])
+    return functional.unfold(picture, patch, stride=stride).unflatten(2, (rows, columns))
+
+
 def _parts(rgb: Tensor, layers: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the log shows, detached and before lambda."""
     parts = {f"cobi_{name}": part.detach() for name, part in layers.items()}
@@ -185,13 +200,41 @@ def _parts(rgb: Tensor, layers: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def aligned_l1(output: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Mean absolute difference over the valid pixels; 0 where there are none.
+    """Mean absolute difference over the valid pixels of each crop, averaged over the crops.
+
+    A crop without any counts as 0. As a mean over crops it is the same for a batch and for its shares.
 
     Args:
-        output, target: (B, 3, H, W), sRGB.
+        output, target: (B, C, H, W), sRGB.
         valid: (B, 1, H, W), 1 (or True) where the target shows the scene.
     """
-    mask = valid.to(output.dtype).expand_as(output)
+    return _over_valid((output - target).abs(), valid)
+
+
+def aligned_mse(output: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """As `aligned_l1`, of the squared difference."""
+    return _over_valid((output - target).square(), valid)
+
+
+def charbonnier(output: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """As `aligned_l1`, of sqrt(difference^2 + 1e-6), the loss of LapSRN (Lai et al., CVPR 2017, Eq. 1)."""
+    return _over_valid(((output - target).square() + CHARBONNIER**2).sqrt(), valid)
+
+
+def _over_valid(difference: Tensor, valid: Tensor) -> Tensor:
+    mask = valid.to(difference.dtype).expand_as(difference)
     # Selected rather than multiplied: an invalid pixel may hold anything.
-    difference = torch.where(mask > 0, output - target, 0.0).abs()
-    return difference.sum() / mask.sum().clamp(min=1)
+    total = torch.where(mask > 0, difference, 0.0).flatten(1).sum(dim=1)
+    return (total / mask.flatten(1).sum(dim=1).clamp(min=1)).mean()
+
+
+def perceptual_loss(output: Tensor, target: Tensor, features: nn.Module, layer: str) -> Tensor:
+    """Mean squared difference of a layer's features (Johnson, Alahi, Fei-Fei, ECCV 2016, section 3.2).
+
+    Args:
+        output, target: (B, 3, H, W), sRGB in [0, 1].
+        features: as of CoBiLoss.
+    """
+    with torch.no_grad():
+        wanted = features(target)[layer]
+    return (features(output)[layer] - wanted).square().mean()

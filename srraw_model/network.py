@@ -2,7 +2,8 @@
 
 Both take (B, 4, h, w), channels as in `packing`, black 0 and white 1, and give (B, 3, 2Nh, 2Nw): output pixel
 (X, Y) sees what mosaic pixel ((X + 1/2)/N - 1/2, (Y + 1/2)/N - 1/2) sees. White balance and colour matrix are
-applied after. Neither normalises by statistics of the batch or of the image, so that tiles and whole agree.
+applied after. With `inputs=12` both take instead an RGB picture, packed alike: 2 x 2 pixels of red, then of
+green, of blue. Neither normalises by statistics of the batch or of the image, so that tiles and whole agree.
 
 A network is called in one piece, or in two: `features`, at the packed sampling, and `output`, which takes
 most of the memory and sees little around it. Each has its reach: how many packed pixels around its own
@@ -16,6 +17,8 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from srraw_model.curve import decode_srgb, encode_srgb
 
 ZOOMS = (2, 4, 8)
 MEAN_SIDE = 9  # of the local mean, in packed pixels
@@ -42,17 +45,25 @@ class PaperNetwork(nn.Module):
 
     Args:
         zoom: N.
+        inputs: channels, 4 of a mosaic or 12 of RGB.
         on_demosaic: add the output to an upsampled bilinear demosaicing, where training then begins. Short
             training needs it: by the paper's network colour alone takes thousands of steps.
     """
 
     def __init__(
-        self, zoom: int, *, channels: int = 64, blocks: int = 16, wide: int = 256, on_demosaic: bool = False
+        self,
+        zoom: int,
+        *,
+        inputs: int = 4,
+        channels: int = 64,
+        blocks: int = 16,
+        wide: int = 256,
+        on_demosaic: bool = False,
     ) -> None:
         super().__init__()
         self.zoom = _known(zoom)
         self.on_demosaic = on_demosaic
-        self.head = nn.Sequential(nn.Conv2d(4, channels, 9, padding=4), nn.PReLU(channels, PRELU_START))
+        self.head = nn.Sequential(nn.Conv2d(inputs, channels, 9, padding=4), nn.PReLU(channels, PRELU_START))
         self.blocks = nn.Sequential(*(_PaperBlock(channels, number % 2) for number in range(blocks)))
         self.after_blocks = nn.Conv2d(channels, channels, 3, padding=1)
         stages: list[nn.Module] = []
@@ -78,7 +89,7 @@ class PaperNetwork(nn.Module):
     def output(self, features: Tensor, packed: Tensor) -> Tensor:
         """(B, channels, h, w) -> (B, 3, 2Nh, 2Nw)."""
         rgb = self.to_rgb(self.stages(features))
-        return rgb + upsampled(bilinear_demosaic(packed), self.zoom) if self.on_demosaic else rgb
+        return rgb + upsampled(_picture(packed), self.zoom) if self.on_demosaic else rgb
 
     @property
     def features_reach(self) -> int:
@@ -138,12 +149,20 @@ class SmallNetwork(nn.Module):
     a sensor's balance of red, green and blue matters: what few scenes of one camera teach holds for other
     colours and cameras. The blocks and the last convolution start at zero: before training the output is a
     bilinear demosaicing, upsampled.
+
+    Args:
+        inputs: channels, 4 of a mosaic or 12 of RGB.
+        encodes: work on the sRGB curve of the input, and decode the output: for input in linear light. What
+            is judged are rendered pictures, and in linear light the dark side of an edge hardly counts.
     """
 
-    def __init__(self, zoom: int, *, channels: int = 48, blocks: int = 6) -> None:
+    def __init__(
+        self, zoom: int, *, inputs: int = 4, channels: int = 48, blocks: int = 6, encodes: bool = True
+    ) -> None:
         super().__init__()
         self.zoom = _known(zoom)
-        self.head = nn.Sequential(_conv3x3(4, channels), nn.PReLU(channels, PRELU_START))
+        self.encodes = encodes
+        self.head = nn.Sequential(_conv3x3(inputs, channels), nn.PReLU(channels, PRELU_START))
         self.blocks = nn.Sequential(*(_SmallBlock(channels) for _ in range(blocks)))
         self.to_samples = _conv3x3(channels, 3 * (2 * zoom) ** 2)
         nn.init.zeros_(self.to_samples.weight)
@@ -154,15 +173,23 @@ class SmallNetwork(nn.Module):
 
     def features(self, packed: Tensor) -> Tensor:
         """(B, 4, h, w) -> (B, channels, h, w)."""
+        packed = encode_srgb(packed) if self.encodes else packed
         mean = _local_mean(packed)
         return self.blocks(self.head((packed - mean) / _not_dark(mean)))
 
     def output(self, features: Tensor, packed: Tensor) -> Tensor:
         """(B, channels, h, w) -> (B, 3, 2Nh, 2Nw)."""
-        red, green_of_red, green_of_blue, blue = _local_mean(packed).unbind(1)
-        mean = _not_dark(torch.stack((red, (green_of_red + green_of_blue) / 2, blue), dim=1))
+        packed = encode_srgb(packed) if self.encodes else packed
+        if packed.shape[1] == 4:
+            red, green_of_red, green_of_blue, blue = _local_mean(packed).unbind(1)
+            mean = torch.stack((red, (green_of_red + green_of_blue) / 2, blue), dim=1)
+        else:
+            mean = _local_mean(packed).unflatten(1, (3, 4)).mean(dim=2)
         contrast = functional.pixel_shuffle(self.to_samples(features), 2 * self.zoom)
-        return contrast * upsampled(mean, 2 * self.zoom) + upsampled(bilinear_demosaic(packed), self.zoom)
+        picture = contrast * upsampled(_not_dark(mean), 2 * self.zoom) + upsampled(
+            _picture(packed), self.zoom
+        )
+        return decode_srgb(picture) if self.encodes else picture
 
     @property
     def features_reach(self) -> int:
@@ -197,6 +224,11 @@ def _not_dark(mean: Tensor) -> Tensor:
     return mean.clamp(min=0) + FAINT
 
 
+def _picture(packed: Tensor) -> Tensor:
+    """(B, 4 or 12, h, w) -> RGB (B, 3, 2h, 2w): a mosaic demosaiced, RGB unpacked."""
+    return bilinear_demosaic(packed) if packed.shape[1] == 4 else functional.pixel_shuffle(packed, 2)
+
+
 def bilinear_demosaic(packed: Tensor) -> Tensor:
     """(B, 4, h, w) -> camera RGB (B, 3, 2h, 2w): each channel by [1 2 1] x [1 2 1] over its sites."""
     red, green_of_red, green_of_blue, blue = packed[:, :, None].unbind(1)
@@ -216,6 +248,11 @@ def upsampled(image: Tensor, zoom: int) -> Tensor:
     # With antialias=True torch takes a = -1/2, which keeps linear ramps, and not -3/4; it filters nothing
     # here.
     return functional.interpolate(image, scale_factor=zoom, mode="bicubic", antialias=True)
+
+
+def downsampled(image: Tensor, factor: int) -> Tensor:
+    """Bicubic downsampling (Keys, a = -1/2, its support `factor` times as wide) of (B, C, H, W), by areas."""
+    return functional.interpolate(image, scale_factor=1 / factor, mode="bicubic", antialias=True)
 
 
 def _conv3x3(before: int, after: int) -> nn.Conv2d:

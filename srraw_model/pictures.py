@@ -12,6 +12,7 @@ import torch
 from srraw_model.baselines import Baseline
 from srraw_model.network import PaperNetwork, SmallNetwork, upsampled
 from srraw_model.tiling import apply_in_tiles
+from srraw_model.variants import balanced_for
 from srraw_tools.raw import render_srgb, to_uint8
 from srraw_tools.shards import Pair, PairData, render_target
 
@@ -30,6 +31,7 @@ def output_picture(network: PaperNetwork | SmallNetwork, pair: Pair, data: PairD
     """What a network makes of the low shot's mosaic, rendered with that shot's balance and matrix."""
     height, width = data.raw.shape
     picture = np.empty((pair.zoom * height, pair.zoom * width, 3), np.uint8)
+    network = balanced_for(network, pair.rgb_wb)
     for tile in apply_in_tiles(network, data.raw, pair.cfa, pair.black_level, pair.white_level):
         rendered = render_srgb(tile.camera_rgb.transpose(1, 2, 0), pair.rgb_wb, pair.color_matrix)
         rows, columns = rendered.shape[:2]

@@ -1,77 +1,108 @@
 """Training: crops in, checkpoints, a log and sample pictures out. One loop; its whole state is in `Training`.
 
 run/model.pt         the checkpoint: for use, and to go on from
-run/log.jsonl        a line every few steps
-run/samples/         bicubic | output | target, at every checkpoint
+run/log.jsonl        a line every few steps, and at every checkpoint
+run/samples/         input | bicubic | output | target, at every checkpoint
+run/tensorboard/     the log once more, where --tensorboard asks for it
+
+`torchrun --nproc-per-node N -m srraw_model.train ...` is srraw-train in N processes that share each batch.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from srraw_model.baselines import LapSRN, rgb_to_ycbcr
 from srraw_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from srraw_model.clock import Clock
-from srraw_model.dataset import Crops, Sample
+from srraw_model.dataset import Crops, Sample, crop_numbers
 from srraw_model.device import chosen_device
+from srraw_model.discriminator import Discriminator, discriminator_loss
 from srraw_model.features import download_vgg19, load_vgg19
-from srraw_model.losses import CoBiLoss, aligned_l1, render_srgb
-from srraw_model.network import PaperNetwork, SmallNetwork, make_network
+from srraw_model.losses import CoBiLoss, render_srgb
+from srraw_model.noise_models import read_noise
+from srraw_model.objectives import Objective, needs_deep_features, objectives_of
 from srraw_model.options import (
-    PRESET,
-    PRESETS,
-    SEED,
-    ZOOM,
+    ADVERSARIAL,
+    MAX_WORKERS,
+    RunOptions,
     TrainingOptions,
     check_options,
+    checked_names,
     learning_rate_at,
+    new_options,
+    read_config,
 )
-from srraw_model.pictures import bicubic_picture, middle_crop, output_picture, side_by_side, target_picture
-from srraw_tools import shards
+from srraw_model.ranks import Ranks, join_ranks, local_device
+from srraw_model.validation import validation_crops, validation_psnr, write_sample
+from srraw_model.variants import for_use, make_trained
 from srraw_tools.errors import UserError
 from srraw_tools.files import replacing, sha256_of
 
 CHECKPOINT_FILE, LOG_FILE, SAMPLES_FOLDER = "model.pt", "log.jsonl", "samples"
+TENSORBOARD_FOLDER = "tensorboard"
 LOG_EVERY = 10  # steps
-MAX_WORKERS = 64  # processes
 CLIP_NORM = 1.0  # of the gradient
-SAMPLES, SAMPLE_SIDE_PX = 3, 64  # pairs shown, mosaic pixels of each
 
 
 @dataclass
 class Training:
-    """The state of a run. Only `step`, `network` and `optimiser` change."""
+    """The state of a run. The weights, the optimisers and `step` change; nothing else does.
+
+    Attributes:
+        network: what learns; `mean` is the running mean of its weights, where one is kept.
+        judge, judge_optimiser: of srgan and esrgan, else None.
+        objectives: of the first `l1_steps`, and of the others.
+        validation: crops of "val", None where there are none.
+    """
 
     options: TrainingOptions
+    run: RunOptions
     out: Path
-    save_every: int
-    workers: int
     device: torch.device
+    ranks: Ranks
     data: Crops
-    network: PaperNetwork | SmallNetwork
+    network: nn.Module
+    mean: nn.Module | None
     optimiser: torch.optim.Optimizer
-    cobi: CoBiLoss
+    judge: Discriminator | None
+    judge_optimiser: torch.optim.Optimizer | None
+    objectives: tuple[Objective, Objective]
+    validation: Crops | None
     notes: tuple[str, ...]
     step: int = 0
 
     @property
+    def objective(self) -> Objective:
+        """What the next step minimises."""
+        return self.objectives[self.step >= self.options.l1_steps]
+
+    @property
+    def used(self) -> nn.Module:
+        """The network as evaluation takes it, sharing its weights."""
+        return for_use(self.network if self.mean is None else self.mean, self.options.sizes).eval()
+
+    @property
     def label(self) -> str:
         """The run's name in tables, with the losses that it has minimised so far."""
-        cobi = "CoBi_RGB" if self.cobi.features is None else "CoBi_RGB + CoBi_VGG"
-        if self.options.l1_steps == 0:
-            losses = cobi
-        else:
-            losses = "L1" if self.step <= self.options.l1_steps else f"L1, then {cobi}"
-        return f"{self.options.preset} ({losses})"
+        first, main = (objective.name for objective in self.objectives)
+        losses = main if self.options.l1_steps == 0 or first == main else f"{first}, then {main}"
+        losses = first if 0 < self.step <= self.options.l1_steps else losses
+        fine_tuned = ", fine-tuned" if self.options.fine_tuned_from else ""
+        return f"{self.options.system}{fine_tuned}: {losses}"
 
     @property
     def parameters(self) -> int:
@@ -84,11 +115,13 @@ class StepRecord:
     """A training step, as logged.
 
     Attributes:
-        loss_name: "L1" or "CoBi".
-        parts: of CoBi, before lambda.
+        loss_name: such as "L1" or "CoBi".
+        parts: of the loss, before their weights.
+        gradient_norm: before it is clipped.
         seconds: of the whole step, from asking for its crops.
         cost: seconds of its parts: `data` (waiting for the crops), `network`, `optimiser`, and of the loss
-            `l1`, or `cobi_rgb` and, with VGG, `features` and `cobi_vgg`; all forward and backward.
+            its own name, or `cobi_rgb` and, with VGG, `features` and `cobi_vgg`; all forward and backward.
+        validation_db: mean PSNR of the validation crops, at checkpoints.
     """
 
     step: int
@@ -98,91 +131,109 @@ class StepRecord:
     gradient_norm: float
     learning_rate: float
     seconds: float
-    cost: dict[str, float]
+    cost: dict[str, float] = field(default_factory=dict)
+    validation_db: float | None = None
 
 
 def prepare_training(
     data: Path,
     *,
-    out: Path,
-    zoom: int | None = None,
-    preset: str | None = None,
-    steps: int | None = None,
-    seed: int | None = None,
-    crop: int | None = None,
-    batch: int | None = None,
-    learning_rate: float | None = None,
-    l1_steps: int | None = None,
-    rgb_distance: str | None = None,
-    vgg_weights: Path | None = None,
-    download_vgg: bool = False,
-    save_every: int = 500,
-    workers: int = 0,
-    device: str | None = None,
+    out: Path = Path("run"),
+    config: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    **asked: Any,
 ) -> Training:
     """Check everything and set up a run, or read one back. Writes nothing.
 
     Args:
         data: the srraw.h5.
         out: folder of the run.
-        zoom, preset, steps, seed, crop (mosaic pixels), batch, learning_rate, l1_steps, rgb_distance: None
-            takes that of the run that is resumed; in a new run 4, "paper", 0 and what the preset says.
-        l1_steps: steps, from the first, that minimise the aligned L1 instead of CoBi.
-        rgb_distance: of the patches in CoBi_RGB, "cosine" (the paper's) or "l2".
-        vgg_weights: a VGG-19 for CoBi_VGG; without it the loss is CoBi_RGB alone. A run that began with one
-            is resumed with the same.
-        download_vgg: take torchvision's public VGG-19, fetched at the first use.
-        save_every: steps between checkpoints.
-        workers: processes that read crops; 0 reads them in this one.
-        device: of torch; None takes a GPU where there is one.
+        config: a TOML file of options.
         resume: go on from the checkpoint in `out` with the options that the run began with; only the number
             of steps may be another one. On the CPU this ends in the same weights as without the interruption.
         overwrite: replace a run that is in `out`.
+        asked: options by the names of the fields of TrainingOptions and RunOptions, which say what they mean;
+            they go before those in `config`, and what neither tells is the preset's.
 
     Raises:
         UserError: nothing to train on, a run there already or none to resume, or options that don't fit.
     """
-    if save_every < 1 or not 0 <= workers <= MAX_WORKERS:
-        raise UserError(f"--save-every is at least 1, --workers 0 to {MAX_WORKERS}.", wrong_use=True)
-    if download_vgg and vgg_weights:
-        raise UserError("--vgg-weights and --download-vgg exclude each other.", wrong_use=True)
-    before = _previous(Path(out), zoom, resume, overwrite)
-    vgg_weights = download_vgg19() if download_vgg else vgg_weights
-    features = load_vgg19(vgg_weights) if vgg_weights else None
-    asked = {
-        "zoom": zoom,
-        "preset": preset,
-        "steps": steps,
-        "seed": seed,
-        "crop": crop,
-        "batch": batch,
-        "learning_rate": learning_rate,
-        "l1_steps": l1_steps,
-        "rgb_distance": rgb_distance,
-        "vgg_sha256": sha256_of(vgg_weights) if vgg_weights else None,
+    asked = (read_config(config) if config else {}) | checked_names(asked, "the options")
+    run = RunOptions(**{f.name: asked.pop(f.name) for f in fields(RunOptions) if f.name in asked})
+    _check_run(run)
+    before = _previous(Path(out), asked.get("zoom"), resume, overwrite)
+    begun = load_checkpoint(run.fine_tune) if run.fine_tune and not before else None
+    vgg_weights = download_vgg19() if run.download_vgg else run.vgg_weights
+    known = {
+        "vgg_sha256": sha256_of(vgg_weights) if vgg_weights and vgg_weights.is_file() else None,
+        "fine_tuned_from": sha256_of(run.fine_tune) if begun else None,
+        "noise_models": read_noise(run.noise) if run.noise else None,
     }
-    options = _resumed_options(before, asked, Path(out)) if before else _new_options(asked)
-    crops = Crops(data, zoom=options.zoom, crop=options.crop, seed=options.seed)
-    chosen = PRESETS[options.preset]
+    asked |= {name: value for name, value in known.items() if value is not None}
+    if vgg_weights and not vgg_weights.is_file():
+        load_vgg19(vgg_weights)  # says what is wrong with it
+    if before:
+        options = _resumed_options(before, asked, Path(out))
+    else:
+        options = new_options(asked, fine_tuned=_options_of(begun, run.fine_tune) if begun else None)
+
+    on = chosen_device(local_device(run.device))
+    if options.precision == "bf16" and on.type == "cpu":
+        raise UserError(
+            "bf16 is for a GPU; the CPU trains in float32.", "Leave --precision out.", wrong_use=True
+        )
+    ranks = join_ranks(on)
+    if options.batch % (ranks.count * options.accumulate):
+        raise UserError(
+            f"A batch of {options.batch} crops has no equal shares for {ranks.count} processes in "
+            f"{options.accumulate} parts.",
+            f"Give --batch a multiple of {ranks.count * options.accumulate}.",
+            wrong_use=True,
+        )
+    crops = Crops(
+        data,
+        zoom=options.zoom,
+        crop=options.crop,
+        seed=options.seed,
+        source=options.source,
+        noise=options.noise_models,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        network = make_network(zoom=options.zoom, **chosen.network)
-    on = chosen_device(device)
+        network = make_trained(**options.sizes)
+        judge = Discriminator().to(on) if options.baseline in ADVERSARIAL else None
+    if begun:
+        _take_weights(network, begun, options, run.fine_tune)
+    features = load_vgg19(vgg_weights, deep=needs_deep_features(options)).to(on) if vgg_weights else None
+    objectives = objectives_of(options, features, judge)
     network = network.to(on)
-    cobi = CoBiLoss(options.zoom, features, **{**chosen.cobi, "rgb_distance": options.rgb_distance})
+    if on.type == "cuda":
+        if run.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        if ranks.count > 1:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    mean = copy.deepcopy(network).requires_grad_(False) if options.ema else None
+    if run.compile:
+        network.compile()
+    validation = validation_crops(
+        data, zoom=options.zoom, crop=options.crop, network=for_use(network, options.sizes)
+    )
     training = Training(
         options=options,
+        run=run,
         out=Path(out),
-        save_every=save_every,
-        workers=workers,
         device=on,
+        ranks=ranks,
         data=crops,
         network=network,
-        optimiser=torch.optim.Adam(network.parameters(), lr=options.learning_rate),
-        cobi=cobi.to(on),
-        notes=(*crops.reader.problems, *_notes(options, cobi)),
+        mean=mean,
+        optimiser=_optimiser(network, options),
+        judge=judge,
+        judge_optimiser=_optimiser(judge, options) if judge else None,
+        objectives=objectives,
+        validation=validation if run.validation_crops else None,
+        notes=(*crops.reader.problems, *_notes(options, objectives[1], validation)),
     )
     if before:
         _go_on_from(training, before)
@@ -200,30 +251,35 @@ def train(training: Training) -> Iterator[StepRecord]:
                 break
         steps.close()
 
+    Several processes (`ranks`) have to stop at the same step.
+
     Raises:
         UserError: the loss is not finite any more, or a file cannot be written.
     """
-    options = training.options
+    options, run, ranks = training.options, training.run, training.ranks
     _begin_folder(training)
     training.network.train()
+    first, last = training.step * options.batch, options.steps * options.batch
     batches = DataLoader(
         training.data,
-        batch_size=options.batch,
-        sampler=range(training.step * options.batch, options.steps * options.batch),
-        num_workers=training.workers,
+        batch_size=options.batch // (ranks.count * options.accumulate),
+        sampler=crop_numbers(first, last, rank=ranks.rank, ranks=ranks.count),
+        num_workers=run.workers,
+        pin_memory=training.device.type == "cuda",
         generator=torch.Generator(),  # so that torch's own random state stays as it was
     )
     started = time.perf_counter()
-    with open(training.out / LOG_FILE, "a", encoding="utf-8") as log:
+    with _log(training) as log:
         try:
-            for batch in batches:
-                record = _step(training, batch, started)
-                if _is_logged(record.step, options):
-                    log.write(json.dumps(asdict(record)) + "\n")
-                    log.flush()
-                if record.step % training.save_every == 0 or record.step == options.steps:
+            parts = iter(batches)
+            while training.step < options.steps:
+                record = _step(training, islice(parts, options.accumulate), started)
+                saves = record.step % run.save_every == 0 or record.step == options.steps
+                if saves:
+                    record = replace(record, validation_db=_validate(training))
                     _save(training)
-                    _write_sample(training)
+                if saves or _is_logged(record.step, options):
+                    log(record)
                 yield record
                 started = time.perf_counter()
         except GeneratorExit:
@@ -231,48 +287,114 @@ def train(training: Training) -> Iterator[StepRecord]:
             raise
 
 
-def _step(training: Training, batch: Sample, started: float) -> StepRecord:
-    """One step of the optimiser."""
-    options = training.options
+def _step(training: Training, batch: Iterable[Sample], started: float) -> StepRecord:
+    """One step of the optimiser, on a batch in parts."""
+    options, objective = training.options, training.objective
     clock = Clock(training.device, wait=_is_logged(training.step + 1, options))
-    clock.seconds["data"] = time.perf_counter() - started
-    batch = Sample(*(values.to(training.device, non_blocking=True) for values in batch))
     rate = learning_rate_at(training.step, options)
-    for group in training.optimiser.param_groups:
-        group["lr"] = rate
+    optimisers = [training.optimiser]
+    if objective.adversarial:
+        optimisers.append(training.judge_optimiser)
+    for optimiser in optimisers:
+        optimiser.zero_grad(set_to_none=True)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
 
-    with clock("network"):
-        camera_rgb = training.network(batch.packed)
-        output = render_srgb(camera_rgb, batch.camera_wb, batch.color_matrix, for_loss=True)
-    if not torch.isfinite(output).all():
-        raise _diverged(training)
-    if training.step < options.l1_steps:
-        name, parts = "L1", {}
-        with clock("l1"):
-            rendered = output.detach().requires_grad_()
-            loss = aligned_l1(rendered, batch.target, batch.valid)
-            (gradient,) = torch.autograd.grad(loss, rendered)
-    else:
-        name, (loss, parts, gradient) = "CoBi", training.cobi.gradient(output, batch.target, clock)
-    if not torch.isfinite(loss):
-        raise _diverged(training)
+    total, totals = torch.zeros((), device=training.device), {}
+    waiting = started
+    for crops in batch:
+        clock.seconds["data"] = clock.seconds.get("data", 0.0) + time.perf_counter() - waiting
+        crops = Sample(*(values.to(training.device, non_blocking=True) for values in crops))
+        with clock("network"):
+            outputs = _outputs(training, crops)
+        if not all(torch.isfinite(output).all() for output in outputs):
+            raise _diverged(training)
+        loss, parts, gradients = objective.gradients(outputs, crops, clock)
+        with clock("network"):
+            torch.autograd.backward(outputs, [gradient / options.accumulate for gradient in gradients])
+        total += loss / options.accumulate
+        if objective.adversarial:
+            with clock("judge"):
+                relativistic = options.baseline == "esrgan"
+                judged = discriminator_loss(
+                    training.judge, outputs[-1].detach(), crops.target, relativistic=relativistic
+                )
+                (judged / options.accumulate).backward()
+            parts = parts | {"discriminator": judged.detach()}
+        for name, value in parts.items():
+            totals[name] = totals.get(name, 0.0) + value / options.accumulate
+        waiting = time.perf_counter()
 
-    training.optimiser.zero_grad(set_to_none=True)
-    with clock("network"):
-        output.backward(gradient)
     with clock("optimiser"):
-        norm = nn.utils.clip_grad_norm_(training.network.parameters(), CLIP_NORM)
-        training.optimiser.step()
+        learning = [p for o in optimisers for group in o.param_groups for p in group["params"]]
+        training.ranks.average([total, *totals.values(), *(p.grad for p in learning if p.grad is not None)])
+        if not torch.isfinite(total):
+            raise _diverged(training)
+        norms = [
+            nn.utils.clip_grad_norm_([p for group in o.param_groups for p in group["params"]], CLIP_NORM)
+            for o in optimisers
+        ]
+        for optimiser in optimisers:
+            optimiser.step()
+        _follow(training)
     training.step += 1
     return StepRecord(
         step=training.step,
-        loss_name=name,
-        loss=loss.item(),
-        parts={part: value.item() for part, value in parts.items()},
-        gradient_norm=norm.item(),
+        loss_name=objective.short,
+        loss=total.item(),
+        parts={part: value.item() for part, value in totals.items()},
+        gradient_norm=norms[0].item(),
         learning_rate=rate,
         seconds=time.perf_counter() - started,
         cost=clock.seconds,
+    )
+
+
+def _outputs(training: Training, crops: Sample) -> list[Tensor]:
+    """What the network makes of crops, as the loss compares it: rendered sRGB, or LapSRN's luma by levels."""
+    network, options = training.network, training.options
+    bf16 = options.precision != "float32" and training.device.type == "cuda"
+    shown = crops.input
+    if training.device.type == "cuda" and training.run.channels_last:
+        shown = shown.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(training.device.type, torch.bfloat16, enabled=bf16):
+        if isinstance(network, LapSRN):
+            return [luma.float() for luma in network.pyramid(rgb_to_ycbcr(shown)[:, :1])]
+        output = network(shown).float()
+    if options.source in ("raw", "syn-calibrated"):
+        output = render_srgb(output, crops.camera_wb, crops.color_matrix, for_loss=True)
+    return [output]
+
+
+@torch.no_grad()
+def _follow(training: Training) -> None:
+    """Move the running mean of the weights; of a young run it is the mean of a few steps."""
+    if training.mean is None:
+        return
+    decay = min(training.options.ema, (1 + training.step) / (10 + training.step))
+    for mean, value in zip(training.mean.parameters(), training.network.parameters(), strict=True):
+        mean.lerp_(value, 1 - decay)
+    for mean, value in zip(training.mean.buffers(), training.network.buffers(), strict=True):
+        mean.copy_(value)
+
+
+def _validate(training: Training) -> float | None:
+    """Write sample strips; PSNR of the validation crops, where there are any."""
+    used = training.used
+    if training.ranks.first:
+        picture = training.out / SAMPLES_FOLDER / f"{training.step:06d}.png"
+        write_sample(picture, used, training.data.path, training.options.zoom, training.device)
+    found = None
+    if training.validation is not None:
+        count = training.run.validation_crops
+        found = validation_psnr(used, training.validation, count, training.ranks, training.device)
+    training.network.train()
+    return found
+
+
+def _optimiser(network: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
     )
 
 
@@ -280,45 +402,39 @@ def _is_logged(step: int, options: TrainingOptions) -> bool:
     return step % LOG_EVERY == 0 or step == options.steps
 
 
-def _new_options(asked: dict[str, Any]) -> TrainingOptions:
-    """The options of a new run: those that were asked for, and for None the preset's."""
-    given = {name: value for name, value in asked.items() if value is not None}
-    given = {"zoom": ZOOM, "preset": PRESET, "seed": SEED, "vgg_sha256": None} | given
-    preset = PRESETS.get(given["preset"], PRESETS[PRESET])  # an unknown one is refused below
-    steps = given.setdefault("steps", preset.steps)
-    options = TrainingOptions(
-        **{
-            "crop": preset.crop,
-            "batch": preset.batch,
-            "learning_rate": preset.learning_rate,
-            "l1_steps": round(preset.l1_share * steps),
-            "rgb_distance": preset.cobi["rgb_distance"],
-        }
-        | given
-    )
-    check_options(options)
-    return options
+def _check_run(run: RunOptions) -> None:
+    if run.save_every < 1 or not 0 <= run.workers <= MAX_WORKERS or run.validation_crops < 0:
+        raise UserError(
+            f"--save-every is at least 1, --workers 0 to {MAX_WORKERS}, --validation-crops at least 0.",
+            wrong_use=True,
+        )
+    if run.download_vgg and run.vgg_weights:
+        raise UserError("--vgg-weights and --download-vgg exclude each other.", wrong_use=True)
+    if run.tensorboard:
+        _summary_writer()
+
+
+def _options_of(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
+    """The options that a checkpoint's run began with."""
+    try:
+        options = TrainingOptions(**checkpoint.options)
+        check_options(options)
+    except (TypeError, UserError) as error:
+        raise UserError(
+            f"{path} does not say how its run began, and cannot be gone on from.",
+            "Give a model.pt that srraw-train wrote.",
+        ) from error
+    return asdict(options)
 
 
 def _resumed_options(before: Checkpoint, asked: dict[str, Any], out: Path) -> TrainingOptions:
     """The options that a run began with, but for its number of steps; what is asked for must agree."""
-    try:
-        options = TrainingOptions(**before.options)
-        check_options(options)
-    except (TypeError, UserError) as error:
-        raise UserError(
-            f"{out / CHECKPOINT_FILE} does not say how its run began, and cannot be resumed.",
-            "Start a new run with another --out.",
-        ) from error
-    if options.vgg_sha256 and asked["vgg_sha256"] is None:
+    options = TrainingOptions(**_options_of(before, out / CHECKPOINT_FILE))
+    if options.vgg_sha256 and "vgg_sha256" not in asked:
         raise UserError(
             f"The run in {out} began with VGG-19 weights.", "Give the same --vgg-weights.", wrong_use=True
         )
-    differing = [
-        name
-        for name, value in asked.items()
-        if name != "steps" and value is not None and value != getattr(options, name)
-    ]
+    differing = [name for name, value in asked.items() if name != "steps" and value != getattr(options, name)]
     if differing:
         told = ", ".join(f"{name} was {getattr(options, name)} and is {asked[name]}" for name in differing)
         raise UserError(
@@ -326,7 +442,7 @@ def _resumed_options(before: Checkpoint, asked: dict[str, Any], out: Path) -> Tr
             "Leave them out to go on with it, or give another --out.",
             wrong_use=True,
         )
-    if asked["steps"] is not None:
+    if "steps" in asked:
         options = replace(options, steps=asked["steps"])
         check_options(options)
     return options
@@ -353,15 +469,38 @@ def _previous(out: Path, zoom: int | None, resume: bool, overwrite: bool) -> Che
     return None
 
 
-def _notes(options: TrainingOptions, cobi: CoBiLoss) -> tuple[str, ...]:
-    if cobi.features is not None:
-        compared = [name for name in cobi.features.taps.values() if name not in cobi.leave_out]
-        notes = [f"CoBi_VGG compares {', '.join(compared)}."]
-        if not cobi.both_ways:
+def _take_weights(network: nn.Module, begun: Checkpoint, options: TrainingOptions, path: Path) -> None:
+    """Begin with the weights of another run; UserError where they are of another network."""
+    if options.sizes != begun.network:
+        differing = ", ".join(
+            f"{name} is {begun.network.get(name)} there and {options.sizes.get(name)} here"
+            for name in dict.fromkeys([*begun.network, *options.sizes])
+            if begun.network.get(name) != options.sizes.get(name)
+        )
+        raise UserError(
+            f"{path} holds another network than is to be trained: {differing}.",
+            "Leave these options out: a fine-tuned network is the one that it begins with.",
+            wrong_use=True,
+        )
+    network.load_state_dict(begun.weights)
+
+
+def _notes(options: TrainingOptions, objective: Objective, validation: Crops | None) -> tuple[str, ...]:
+    notes = [] if validation else ["The split val holds no pair for validation: only the loss is logged."]
+    loss = objective.loss
+    if not isinstance(loss, CoBiLoss):
+        return tuple(notes)
+    if loss.features is not None:
+        compared = [name for name in loss.features.taps.values() if name not in loss.leave_out]
+        notes.append(f"{objective.short}_VGG compares {', '.join(compared)}.")
+        if not loss.both_ways:
             # Trained so from a start by L1, a network ended in one grey: 12.9 dB.
             notes.append("CoBi of Eq. 2 alone may end in a flat picture; the preset small asks both ways.")
         return tuple(notes)
-    notes = ["No VGG-19 weights were given (--vgg-weights, --download-vgg): the loss is CoBi_RGB alone."]
+    notes.append(
+        "No VGG-19 weights were given (--vgg-weights, --download-vgg): the loss is "
+        f"{objective.short}_RGB alone."
+    )
     if options.rgb_distance == "cosine":
         # Trained so, a demo ended in a white picture of 8.9 dB: a patch's angle says nothing of its contrast.
         notes.append("CoBi_RGB by cosine alone does not see contrast: consider --rgb-distance l2.")
@@ -382,9 +521,15 @@ def _go_on_from(training: Training, before: Checkpoint) -> None:
             "Give more --steps to go on.",
             wrong_use=True,
         )
+    state = before.state
     try:
-        training.network.load_state_dict(before.weights)
-        training.optimiser.load_state_dict(before.optimiser)
+        training.optimiser.load_state_dict(state["optimiser"])
+        training.network.load_state_dict(state.get("weights", before.weights))
+        if training.mean is not None:
+            training.mean.load_state_dict(before.weights)
+        if training.judge is not None:
+            training.judge.load_state_dict(state["judge"])
+            training.judge_optimiser.load_state_dict(state["judge_optimiser"])
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{training.out / CHECKPOINT_FILE} is damaged, or of another srraw than this.",
@@ -400,14 +545,23 @@ def _identity(crops: Crops) -> dict[str, Any]:
 
 
 def _save(training: Training) -> None:
+    if not training.ranks.first:
+        return
+    state: dict[str, Any] = {"optimiser": training.optimiser.state_dict()}
+    weights = training.network.state_dict()
+    if training.mean is not None:
+        state["weights"], weights = weights, training.mean.state_dict()
+    if training.judge is not None:
+        state["judge"] = training.judge.state_dict()
+        state["judge_optimiser"] = training.judge_optimiser.state_dict()
     checkpoint = Checkpoint(
         label=training.label,
-        network={"zoom": training.options.zoom, **PRESETS[training.options.preset].network},
-        weights=training.network.state_dict(),
+        network=training.options.sizes,
+        weights=weights,
         step=training.step,
         options=asdict(training.options),
         trained_on=_identity(training.data),
-        optimiser=training.optimiser.state_dict(),
+        state=state,
     )
     save_checkpoint(training.out / CHECKPOINT_FILE, checkpoint)
 
@@ -415,6 +569,9 @@ def _save(training: Training) -> None:
 def _begin_folder(training: Training) -> None:
     """Make the run's folder; what an older run, or the lost end of this one, left there goes."""
     out = training.out
+    training.ranks.wait()  # all have looked at what was there
+    if not training.ranks.first:
+        return
     try:
         (out / SAMPLES_FOLDER).mkdir(parents=True, exist_ok=True)
         kept = _log_until(out / LOG_FILE, training.step)
@@ -444,31 +601,45 @@ def _log_until(path: Path, step: int) -> list[str]:
     return kept
 
 
-def _write_sample(training: Training) -> None:
-    """Strips of the first pairs of val, or of train where val is empty."""
-    import cv2
+@contextmanager
+def _log(training: Training) -> Iterator[Callable[[StepRecord], None]]:
+    """A function that logs a step: as a line of JSON, and for TensorBoard; of the first rank alone."""
+    if not training.ranks.first:
+        yield lambda record: None
+        return
+    board = None
+    if training.run.tensorboard:
+        board = _summary_writer()(str(training.out / TENSORBOARD_FOLDER), purge_step=training.step + 1)
+    with open(training.out / LOG_FILE, "a", encoding="utf-8") as log:
 
-    training.network.eval()
-    strips = []
-    with shards.open(training.data.path) as reader:
-        zoom = training.options.zoom
-        pairs = reader.select(zoom=zoom, split="val") or reader.select(zoom=zoom, split="train")
-        for pair in pairs[:SAMPLES]:
-            data = reader.read(pair, middle_crop(pair, SAMPLE_SIDE_PX))
-            pictures = (
-                bicubic_picture(pair, data),
-                output_picture(training.network, pair, data),
-                target_picture(pair, data),
-            )
-            strips.append(side_by_side(list(pictures)))
-    training.network.train()
-    width = max(strip.shape[1] for strip in strips)
-    padded = [
-        cv2.copyMakeBorder(s, 0, 8, 0, width - s.shape[1], cv2.BORDER_CONSTANT, value=(255,) * 3)
-        for s in strips
-    ]
-    with replacing(training.out / SAMPLES_FOLDER / f"{training.step:06d}.png") as temporary:
-        cv2.imwrite(str(temporary), cv2.vconcat(padded)[:, :, ::-1])
+        def write(record: StepRecord) -> None:
+            log.write(json.dumps(asdict(record)) + "\n")
+            log.flush()
+            if board is None:
+                return
+            board.add_scalar(f"loss/{record.loss_name}", record.loss, record.step)
+            board.add_scalar("learning_rate", record.learning_rate, record.step)
+            board.add_scalar("gradient_norm", record.gradient_norm, record.step)
+            if record.validation_db is not None:
+                board.add_scalar("validation/psnr_db", record.validation_db, record.step)
+
+        try:
+            yield write
+        finally:
+            if board is not None:
+                board.close()
+
+
+def _summary_writer() -> type:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "TensorBoard is not installed, and --tensorboard was asked for.",
+            "Install it with pip install 'srraw[tensorboard]', or read log.jsonl.",
+            wrong_use=True,
+        ) from error
+    return SummaryWriter
 
 
 def _diverged(training: Training) -> UserError:
@@ -476,3 +647,9 @@ def _diverged(training: Training) -> UserError:
         f"The loss is not finite any more at step {training.step + 1}; the last checkpoint is kept.",
         "Start again with a lower --learning-rate.",
     )
+
+
+if __name__ == "__main__":
+    from srraw_model.cli import train as command
+
+    command()

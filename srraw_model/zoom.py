@@ -13,6 +13,7 @@ from srraw_model.checkpoint import load_checkpoint
 from srraw_model.device import chosen_device
 from srraw_model.network import PaperNetwork, SmallNetwork
 from srraw_model.tiling import TILE, Crop, apply_in_tiles, count_tiles
+from srraw_model.variants import balanced_for
 from srraw_tools import geometry
 from srraw_tools.errors import UserError
 from srraw_tools.files import replacing
@@ -115,7 +116,7 @@ def zoom_photo(job: ZoomJob) -> Iterator[int]:
         bgr = np.memmap(scratch, np.uint8, "w+", shape=(*job.size, 3))
         frame = geometry.as_shot(bgr, job.orientation)
         tiles = apply_in_tiles(
-            job.network,
+            balanced_for(job.network, raw.rgb_wb),
             raw.mosaic,
             raw.cfa,
             raw.black_level,

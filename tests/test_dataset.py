@@ -53,7 +53,7 @@ def test_mosaic_and_target_stay_aligned_whatever_the_phase_and_the_turn(tmp_path
     crops = Crops(write_smooth(tmp_path / "a.h5", cfa), zoom=4, crop=16)
     for number in range(16):
         sample = crops[number]
-        rgb = upsampled(bilinear_demosaic(sample.packed[None]), 4)
+        rgb = upsampled(bilinear_demosaic(sample.input[None]), 4)
         shown = render_srgb(rgb, sample.camera_wb[None], sample.color_matrix[None], for_loss=False)[0]
         inner = slice(12, -12)
         torch.testing.assert_close(
@@ -79,8 +79,8 @@ def test_a_number_and_a_seed_give_the_same_crop_in_any_process(data):
     for number in (0, 7, 1000):
         for a, b in zip(one[number], pickle.loads(pickle.dumps(again))[number], strict=True):
             assert torch.equal(a, b)
-    assert not torch.equal(one[0].packed, other[0].packed)
-    assert not torch.equal(one[0].packed, one[4].packed)
+    assert not torch.equal(one[0].input, other[0].input)
+    assert not torch.equal(one[0].input, one[4].input)
 
 
 @pytest.mark.parametrize("how", ["fork", "spawn"])
@@ -95,8 +95,8 @@ def test_worker_processes_read_the_same_crops(tmp_path, how, compression):
         crops, batch_size=2, sampler=crop_numbers(3, 9), num_workers=2, multiprocessing_context=how
     )
     for first, batch in zip((3, 5, 7), loader, strict=True):
-        expected = torch.stack([crops[first].packed, crops[first + 1].packed])
-        assert torch.equal(batch.packed, expected)
+        expected = torch.stack([crops[first].input, crops[first + 1].input])
+        assert torch.equal(batch.input, expected)
 
 
 @given(st.integers(1, 8), st.integers(0, 50), st.integers(0, 50))

@@ -16,6 +16,7 @@ from synthetic import write_set, write_untrained
 from srraw_model import cli
 from srraw_model.checkpoint import load_checkpoint
 from srraw_model.evaluate import prepare_evaluation
+from srraw_model.options import OPTION_FIELDS
 from srraw_model.train import prepare_training
 from srraw_model.zoom import prepare_zoom
 
@@ -40,7 +41,9 @@ def call(command, *arguments):
 def test_command_and_function_have_the_same_options_and_defaults(command, function, arguments):
     given = command.make_context(command.name, arguments).params
     for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.default is not inspect.Parameter.empty:
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            assert all(given[option] is None for option in OPTION_FIELDS), "the preset decides"
+        elif parameter.default is not inspect.Parameter.empty:
             assert given[name] == parameter.default, name
         else:
             assert name in given
@@ -67,18 +70,18 @@ def test_train_evaluate_in_order(data, tmp_path):
     run = tmp_path / "run"
     result = call(cli.train, data, *QUICK, "--steps", 3, "--out", run)
     assert result.exit_code == 0, result.output
-    for said in ("CoBi_RGB alone", "2 pairs", "step 3 of 3", "demo (L1, then CoBi_RGB), 3 steps"):
+    for said in ("CoBi_RGB alone", "2 pairs", "step 3 of 3", "Ours: L1, then CoBi_RGB, 3 steps"):
         assert said in result.output
     result = call(cli.evaluate, data, "--models", run / "model.pt", "--out", tmp_path / "eval")
     assert result.exit_code == 0, result.output
-    for said in ("bicubic", "demo (L1, then CoBi_RGB)", "PSNR", "as-is", "metrics.csv"):
+    for said in ("bicubic", "Ours: L1, then CoBi_RGB", "PSNR", "as-is", "metrics.csv"):
         assert said in result.output
     assert max(len(line) for line in result.stdout.splitlines() if str(tmp_path) not in line) <= 80
     arguments = (data, "--models", run / "model.pt", "--out", tmp_path / "eval")
     result = call(cli.evaluate, *arguments, "--json")
     assert {score["model"] for score in json.loads(result.stdout)["mean"]} == {
         "bicubic",
-        "demo (L1, then CoBi_RGB)",
+        "Ours: L1, then CoBi_RGB",
     }
     assert "2 of 2 pictures were evaluated before" in call(cli.evaluate, *arguments).output
     result = call(cli.evaluate, *arguments, "--split", "val")

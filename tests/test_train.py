@@ -16,12 +16,26 @@ from srraw_model.train import learning_rate_at, prepare_training, train
 from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of
 
+VGG19_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 QUICK = {"preset": "demo", "crop": 16, "batch": 2, "steps": 6, "l1_steps": 3, "save_every": 100}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp("set") / "srraw.h5", size=(72, 96))
+
+
+@pytest.fixture(scope="session")
+def deep_vgg(tmp_path_factory):
+    """All convolutions of VGG-19 with random weights, in torchvision's layout."""
+    path = tmp_path_factory.mktemp("vgg19") / "vgg19.pth"
+    generator, weights = torch.Generator().manual_seed(0), {}
+    widths = [64, 64, 128, 128, *[256] * 4, *[512] * 8]
+    for number, before, after in zip(VGG19_CONVOLUTIONS, [3, *widths], widths, strict=False):
+        weight = torch.randn(after, before, 3, 3, generator=generator) * (2 / (9 * before)) ** 0.5
+        weights |= {f"features.{number}.weight": weight, f"features.{number}.bias": torch.zeros(after)}
+    torch.save(weights, path)
+    return path
 
 
 def run(data, out, *, until=None, **options):
@@ -46,7 +60,7 @@ def test_a_run_leaves_a_checkpoint_a_log_and_samples(data, tmp_path):
     assert [r.loss_name for r in records] == ["L1"] * 3 + ["CoBi"] * 3
     assert set(records[-1].parts) == {"cobi_rgb"}
     checkpoint = load_checkpoint(tmp_path / "run/model.pt")
-    assert (checkpoint.step, checkpoint.label) == (6, "demo (L1, then CoBi_RGB)")
+    assert (checkpoint.step, checkpoint.label) == (6, "Ours: L1, then CoBi_RGB")
     assert checkpoint.trained_on["file"] == "srraw.h5"
     assert checkpoint.trained_on["pairs"] == 4
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
@@ -57,17 +71,62 @@ def test_a_run_leaves_a_checkpoint_a_log_and_samples(data, tmp_path):
     assert set(records[0].cost) == {"data", "network", "l1", "optimiser"}
     pictures = sorted((tmp_path / "run/samples").iterdir())
     assert [p.name for p in pictures] == ["000004.png", "000006.png"]
-    assert cv2.imread(str(pictures[0])).shape == (256 + 8, 3 * 256 + 2 * 8, 3)
+    assert cv2.imread(str(pictures[0])).shape == (256 + 8, 4 * 256 + 3 * 8, 3)
 
 
-@pytest.mark.parametrize("until", [2, 4])
+ALL_STATE = {
+    "batch": 4,
+    "accumulate": 2,
+    "ema": 0.9,
+    "weight_decay": 0.01,
+    "warmup_steps": 4,
+    "schedule": "cosine",
+}
+
+
+@pytest.mark.parametrize("until", [1, 3, 5])
 def test_an_interrupted_run_ends_in_the_same_weights_bit_for_bit(data, tmp_path, until):
-    run(data, tmp_path / "whole")
-    run(data, tmp_path / "parts", until=until)
-    assert load_checkpoint(tmp_path / "parts/model.pt").step == until
-    rest = run(data, tmp_path / "parts", resume=True)
+    """At any step, with everything that has a state: before, at and after the change of the loss."""
+    run(data, tmp_path / "whole", **ALL_STATE)
+    run(data, tmp_path / "parts", until=until, **ALL_STATE)
+    before = load_checkpoint(tmp_path / "parts/model.pt")
+    assert before.step == until
+    assert not torch.equal(before.weights["head.0.weight"], before.state["weights"]["head.0.weight"])
+    rest = run(data, tmp_path / "parts", resume=True, **ALL_STATE)
     assert [r.step for r in rest] == list(range(until + 1, 7))
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("baseline", ["srgan", "lapsrn"])
+def test_an_interrupted_baseline_ends_in_the_same_weights_bit_for_bit(data, tmp_path, deep_vgg, baseline):
+    """A discriminator, its optimiser and batch normalisation have states too."""
+    options = {"baseline": baseline, "steps": 3, "l1_steps": 1, "batch": 1, "vgg_weights": deep_vgg}
+    options |= {"blocks": 1, "channels": 8, "ema": 0.9}
+    run(data, tmp_path / "whole", **options)
+    run(data, tmp_path / "parts", until=2, **options)
+    assert ("judge" in load_checkpoint(tmp_path / "parts/model.pt").state) == (baseline == "srgan")
+    run(data, tmp_path / "parts", resume=True, **options)
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_parts_of_a_batch_and_the_whole_lead_to_the_same_weights(data, tmp_path):
+    run(data, tmp_path / "whole", batch=4)
+    run(data, tmp_path / "parts", batch=4, accumulate=4)
+    a, b = (load_checkpoint(tmp_path / name / "model.pt").weights for name in ("whole", "parts"))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_used_is_the_mean_of_the_weights(data, tmp_path):
+    """mean <- d mean + (1 - d) weights with d = min(0.5, (1 + t)/(10 + t)), t from 0 on."""
+    training = prepare_training(data, out=tmp_path / "run", **{**QUICK, "ema": 0.5})
+    mean = training.network.to_samples.weight.detach().clone()
+    for t, _ in enumerate(train(training)):
+        decay = min(0.5, (1 + t) / (10 + t))
+        mean = decay * mean + (1 - decay) * training.network.to_samples.weight.detach()
+    kept = load_checkpoint(tmp_path / "run/model.pt").make_network().to_samples.weight
+    torch.testing.assert_close(kept, mean)
+    assert not torch.equal(kept, training.network.to_samples.weight)
 
 
 def test_a_seed_decides_the_weights_and_touches_no_random_state(data, tmp_path):
@@ -148,7 +207,7 @@ def test_a_run_is_neither_replaced_nor_mixed_unasked(data, tmp_path):
 def test_bad_options_are_said_in_a_sentence(data, tmp_path):
     (tmp_path / "file").write_text("")
     for options, says in (
-        ({"preset": "huge"}, "there are paper, small, demo"),
+        ({"preset": "huge"}, "there are paper-4x, paper-8x, small, demo"),
         ({"zoom": 8}, "holds no 8X pairs"),
         ({"crop": 17}, "not even"),
         ({"learning_rate": 5.0}, "learning rate"),
@@ -163,7 +222,7 @@ def test_bad_options_are_said_in_a_sentence(data, tmp_path):
         ({"crop": 0}, "not even and at least 16"),
         ({"workers": 10**6}, "--workers"),
         ({"save_every": 0}, "--save-every"),
-        ({"rgb_distance": "miles"}, "no distance"),
+        ({"rgb_distance": "miles"}, "no rgb_distance 'miles'"),
         ({"device": "meta"}, "no device 'meta'"),
         ({"device": "cuda:99"}, "torch finds cpu"),
         ({"device": "abacus"}, "no device 'abacus'"),
@@ -202,7 +261,7 @@ def test_vgg_features_take_part(data, tmp_path, shared_data):
     (record,) = run(data, tmp_path / "run", steps=1, l1_steps=0, vgg_weights=weights)
     assert {"cobi_rgb", "cobi_vgg", "cobi_conv1_2"} < set(record.parts)
     assert {"features", "cobi_vgg"} < set(record.cost)
-    assert load_checkpoint(tmp_path / "run/model.pt").label == "demo (CoBi_RGB + CoBi_VGG)"
+    assert load_checkpoint(tmp_path / "run/model.pt").label == "Ours: CoBi_RGB + CoBi_VGG"
 
 
 def test_vgg_is_fetched_where_that_is_asked_for(data, tmp_path, shared_data, monkeypatch):
@@ -213,7 +272,7 @@ def test_vgg_is_fetched_where_that_is_asked_for(data, tmp_path, shared_data, mon
     monkeypatch.setattr(features, "VGG19_URL", public.as_uri())
     training = prepare_training(data, out=tmp_path / "run", download_vgg=True, **QUICK)
     assert training.options.vgg_sha256 == sha256_of(weights)
-    assert training.cobi.features is not None
+    assert training.objectives[1].loss.features is not None
 
 
 def test_the_small_preset_spares_the_costly_layer(data, tmp_path, shared_data):
@@ -226,10 +285,10 @@ def test_the_small_preset_spares_the_costly_layer(data, tmp_path, shared_data):
 
 
 def test_the_papers_network_trains_with_the_papers_loss(data, tmp_path):
-    records = run(data, tmp_path / "run", preset="paper", batch=1, steps=2, l1_steps=None)
+    records = run(data, tmp_path / "run", preset="paper-4x", batch=1, steps=2, l1_steps=None)
     assert [r.loss_name for r in records] == ["CoBi", "CoBi"]
     checkpoint = load_checkpoint(tmp_path / "run/model.pt")
-    assert checkpoint.label == "paper (CoBi_RGB)"
+    assert checkpoint.label == "Ours: CoBi_RGB"
     assert sum(v.numel() for v in checkpoint.weights.values()) == 4_860_355
 
 
