@@ -79,8 +79,9 @@ class Evaluation:
         return (
             f"{self.zoom}X, split '{self.split}', {len(self.pairs)} pairs. Protocol: "
             f"{self.options['protocol']} ({PROTOCOLS[self.options['protocol']]}). "
-            "8-bit sRGB, RGB, data range 1, all valid target pixels, no border cut off. SSIM: Gaussian window 11x11, sigma 1.5, on windows that are wholly valid. Bicubic: the "
-            "demosaiced low shot's 8-bit sRGB, Keys's cubic with a = -1/2, areas kept. Public baselines see "
+            "8-bit sRGB, RGB, data range 1, all valid target pixels, no border cut off. SSIM: Gaussian "
+            "window 11x11, sigma 1.5, on windows that are wholly valid. Bicubic: the demosaiced low shot's "
+            "8-bit sRGB, Keys's cubic with a = -1/2, areas kept. Public baselines see "
             f"that same sRGB. {lpips}"
         )
 

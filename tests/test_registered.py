@@ -26,7 +26,7 @@ def cut(picture):
 
 
 def moved(picture, matrix):
-    """The cut of the scene after `matrix`, which maps pixels of one cut to the other: no border is made up."""
+    """The cut of the scene after `matrix`, a map between cuts: no border is made up."""
     matrix = translation(MARGIN, MARGIN) @ matrix @ translation(-MARGIN, -MARGIN)
     return cut(cv2.warpPerspective(picture, matrix, picture.shape[1::-1], flags=cv2.INTER_CUBIC))
 
