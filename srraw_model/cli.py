@@ -149,6 +149,13 @@ def train(data: Path, print_config: bool, dry_run: bool, quiet: bool, **options:
     show_default=True,
     help="Which pairs to evaluate on.",
 )
+@click.option(
+    "--protocol",
+    type=click.Choice(["as-is", "registered"]),
+    default="as-is",
+    show_default=True,
+    help="registered: each result is first brought onto its target by one global similarity.",
+)
 @click.option("--lpips-backbone", type=PATH, help="SqueezeNet 1.1 weights in torchvision's layout.")
 @click.option("--lpips-linear", type=PATH, help="LPIPS v0.1's linear layers for it.")
 @click.option("--out", type=PATH, default=Path("eval"), show_default=True, help="Folder for the tables.")

@@ -19,24 +19,34 @@ from srraw_model.metrics import Lpips, load_lpips, psnr, ssim
 from srraw_model.network import PaperNetwork, SmallNetwork
 from srraw_model.pictures import Picture, baseline_picture, bicubic_picture, output_picture, target_picture
 from srraw_model.public_weights import LOADERS
+from srraw_model.registered import register_result
 from srraw_tools import __version__, shards
 from srraw_tools.errors import UserError
 from srraw_tools.files import read_json, replacing, sha256_of, write_json
 
 Network = PaperNetwork | SmallNetwork
 BICUBIC = "bicubic"
+PROTOCOLS = {
+    "as-is": "no registration or colour fit of the result",
+    "registered": "each result is brought onto its target by one global similarity and scored where both "
+    "have pixels; where that fails it is scored as it is, and marked",
+}
 RECORD_FILE, TABLE_FILE, SCORES_FILE = "metrics.json", "metrics.md", "metrics.csv"
 
 
 @dataclass(frozen=True)
 class Score:
-    """A model on a pair. Higher is better but for LPIPS, which is None where no weights were given."""
+    """A model on a pair. Higher is better but for LPIPS, which is None where no weights were given.
+
+    `registration_failed`: the protocol is `registered`, and the picture was scored as it is.
+    """
 
     pair: str
     model: str
     psnr_db: float
     ssim: float
     lpips: float | None
+    registration_failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,10 +77,11 @@ class Evaluation:
             else "LPIPS was not computed: no weights were given."
         )
         return (
-            f"{self.zoom}X, split '{self.split}', {len(self.pairs)} pairs. Protocol: as-is (no registration "
-            "or colour fit of the result). 8-bit sRGB, RGB, data range 1, all valid target pixels, no border "
-            "cut off. SSIM: Gaussian window 11x11, sigma 1.5, on windows that are wholly valid. Bicubic: the "
-            "demosaiced low shot's 8-bit sRGB, Keys's cubic with a = -1/2, areas kept. Public baselines see "
+            f"{self.zoom}X, split '{self.split}', {len(self.pairs)} pairs. Protocol: "
+            f"{self.options['protocol']} ({PROTOCOLS[self.options['protocol']]}). "
+            "8-bit sRGB, RGB, data range 1, all valid target pixels, no border cut off. SSIM: Gaussian "
+            "window 11x11, sigma 1.5, on windows that are wholly valid. Bicubic: the demosaiced low shot's "
+            "8-bit sRGB, Keys's cubic with a = -1/2, areas kept. Public baselines see "
             f"that same sRGB. {lpips}"
         )
 
@@ -81,6 +92,7 @@ def prepare_evaluation(
     models: Sequence[str | Path] = (),
     zoom: int | None = None,
     split: str = "test",
+    protocol: str = "as-is",
     lpips_backbone: Path | None = None,
     lpips_linear: Path | None = None,
 ) -> Evaluation:
@@ -91,11 +103,16 @@ def prepare_evaluation(
         models: checkpoints of srraw-train, all of one zoom; NAME:FILE, public weights of a baseline of
             `public_weights.LOADERS`; "bicubic", which is always there.
         zoom: None takes the models'.
+        protocol: a key of PROTOCOLS.
         lpips_backbone, lpips_linear: SqueezeNet 1.1 in torchvision's layout and LPIPS v0.1's linear layers.
 
     Raises:
         UserError: a file is not what it should be, zooms differ, or the split is empty.
     """
+    if protocol not in PROTOCOLS:
+        raise UserError(
+            f"There is no protocol {protocol!r}.", f"Give one of {', '.join(PROTOCOLS)}.", wrong_use=True
+        )
     if (lpips_backbone is None) != (lpips_linear is None):
         raise UserError(
             "LPIPS needs two files.", "Give --lpips-backbone and --lpips-linear together.", wrong_use=True
@@ -122,7 +139,8 @@ def prepare_evaluation(
         networks[label], hashes[label] = network, sha256_of(path)
     with shards.open(data) as reader:
         pairs = {pair.name: pair.input_hash for pair in pairs_of(reader, zoom=zoom, split=split)}
-        options = {"zoom": zoom, "split": split, "target": reader.options.get("target"), "lpips": None}
+        options = {"zoom": zoom, "split": split, "protocol": protocol}
+        options |= {"target": reader.options.get("target"), "lpips": None}
     lpips = None
     if lpips_backbone and lpips_linear:
         lpips = load_lpips(lpips_backbone, lpips_linear)
@@ -199,8 +217,7 @@ def evaluate_models(
             data = reader.read(pair)
             if not data.valid.any():
                 raise UserError(f"{pair.name} of {evaluation.data} has no valid target pixel.", "Pack again.")
-            target = _as_tensor(target_picture(pair, data))
-            valid = torch.from_numpy(data.valid)[None, None]
+            target = target_picture(pair, data)
             for model in models:
                 if (pair.name, model) in known:
                     yield known[pair.name, model]
@@ -211,7 +228,20 @@ def evaluate_models(
                     picture = baseline_picture(evaluation.networks[model], data)
                 else:
                     picture = output_picture(evaluation.networks[model], pair, data)
-                yield _score(pair.name, model, _as_tensor(picture), target, valid, evaluation.lpips)
+                valid, failed = data.valid, False
+                if evaluation.options["protocol"] == "registered":
+                    registered = register_result(picture, target, valid)
+                    picture, valid = registered.picture, registered.valid
+                    failed = registered.target_to_result is None
+                score = _score(
+                    pair.name,
+                    model,
+                    _as_tensor(picture),
+                    _as_tensor(target),
+                    torch.from_numpy(valid)[None, None],
+                    evaluation.lpips,
+                )
+                yield replace(score, registration_failed=failed)
 
 
 def _score(pair: str, model: str, image: Tensor, target: Tensor, valid: Tensor, lpips: Lpips | None) -> Score:
@@ -241,6 +271,7 @@ def mean_scores(scores: Sequence[Score]) -> list[Score]:
                 psnr_db=sum(score.psnr_db for score in own) / len(own),
                 ssim=sum(score.ssim for score in own) / len(own),
                 lpips=sum(lpips) / len(lpips) if lpips else None,
+                registration_failed=any(score.registration_failed for score in own),
             )
         )
     return means
@@ -249,7 +280,12 @@ def mean_scores(scores: Sequence[Score]) -> list[Score]:
 def table_rows(scores: Sequence[Score]) -> list[tuple[str, str, str, str]]:
     """Model, PSNR, SSIM and LPIPS, as printed."""
     return [
-        (s.model, f"{s.psnr_db:.2f}", f"{s.ssim:.4f}", "-" if s.lpips is None else f"{s.lpips:.4f}")
+        (
+            f"{s.model} (registration failed)" if s.registration_failed else s.model,
+            f"{s.psnr_db:.2f}",
+            f"{s.ssim:.4f}",
+            "-" if s.lpips is None else f"{s.lpips:.4f}",
+        )
         for s in scores
     ]
 
@@ -305,10 +341,15 @@ def write_tables(evaluation: Evaluation, scores: Sequence[Score], out: Path) -> 
     with replacing(all_scores) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         backbone = evaluation.lpips.backbone if evaluation.lpips else ""
-        writer.writerow(["pair", "model", "psnr_db", "ssim", "lpips", "lpips_backbone"])
+        writer.writerow(
+            ["pair", "model", "psnr_db", "ssim", "lpips", "lpips_backbone", "registration_failed"]
+        )
         for s in (*scores, *mean_scores(scores)):
             writer.writerow(
-                [s.pair, s.model, s.psnr_db, s.ssim, "" if s.lpips is None else s.lpips, backbone]
+                [
+                    *(s.pair, s.model, s.psnr_db, s.ssim),
+                    *("" if s.lpips is None else s.lpips, backbone, s.registration_failed),
+                ]
             )
     return table, all_scores
 

@@ -24,6 +24,7 @@ from srraw_model.evaluate import (
 )
 from srraw_model.pictures import baseline_picture, bicubic_picture, target_picture
 from srraw_model.public_weights import load_lapsrn
+from srraw_model.registered import Registered
 from srraw_tools import shards
 from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of
@@ -192,3 +193,18 @@ def test_what_cannot_be_evaluated_is_said(data, checkpoint, tmp_path):
     ):
         with pytest.raises(UserError, match=says):
             prepare_evaluation(**{"data": data, **arguments})
+
+
+def test_the_protocol_is_named_and_a_failed_registration_is_marked(data, tmp_path, monkeypatch):
+    evaluation = prepare_evaluation(data, zoom=4, protocol="registered")
+    assert "Protocol: registered" in evaluation.protocol
+    monkeypatch.setattr(
+        "srraw_model.evaluate.register_result", lambda result, _, valid: Registered(result, valid, None)
+    )
+    scores = list(evaluate_models(evaluation))
+    table, _ = write_tables(evaluation, scores, tmp_path / "eval")
+    assert "bicubic (registration failed)" in table.read_text()
+    as_is = list(evaluate_models(prepare_evaluation(data, zoom=4)))
+    assert [score.psnr_db for score in scores] == [score.psnr_db for score in as_is]
+    with pytest.raises(UserError, match="no protocol"):
+        prepare_evaluation(data, zoom=4, protocol="flow")

@@ -54,7 +54,7 @@ NOUNS = {
     "camera",
     "checks",
 }
-OF_THE_MODEL = {"shards", "raw", "geometry", "pages", "errors", "files", "terminal", "exif"}
+OF_THE_MODEL = {"ecc", "shards", "raw", "geometry", "pages", "errors", "files", "terminal", "exif"}
 
 
 def modules(package):
