@@ -52,6 +52,7 @@ NOUNS = {
     "quality",
     "rig",
     "camera",
+    "camera_process",
     "checks",
 }
 OF_THE_MODEL = {"shards", "raw", "geometry", "pages", "errors", "files", "terminal", "exif"}
