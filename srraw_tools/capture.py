@@ -74,7 +74,7 @@ def unfinished_sequences(out: Path) -> list[Path]:
     for path in sorted(out.iterdir()):
         if (path / SEQUENCE_FILE).is_file():
             with suppress(UserError):
-                if not read_sequence(path).complete:
+                if not read_sequence(path).complete or (path / UNDER_WAY).exists():
                     unfinished.append(path)
     return unfinished
 
@@ -259,11 +259,10 @@ def _begin(
         _write(folder, plan, {}, {}, rig)
         return {}, {}
     begun = read_sequence(folder)
-    if begun.complete or not resume:
-        state = "is complete" if begun.complete else "was begun"
-        hint = (
-            "Choose another --name." if begun.complete else "Go on with --resume, or choose another --name."
-        )
+    done = begun.complete and not (folder / UNDER_WAY).exists()  # else its backup may be missing
+    if done or not resume:
+        state = "is complete" if done else "was begun"
+        hint = "Choose another --name." if done else "Go on with --resume, or choose another --name."
         raise UserError(f"{folder} {state} already; sequences are never overwritten.", hint, wrong_use=True)
     if set(begun.planned_mm) != set(plan):
         raise UserError(
