@@ -34,7 +34,7 @@ FOCALS = (100.0, 70.0, 50.0, 35.0, 24.0)  # as the files are numbered
 DRAWN, CUT = (440, 720), (352, 528)
 BLACK, WHITE = 512, 16383
 OPTICS = Optics(focal_error=0.01, shift_px=2, rotation_deg=0.1, drift_ev=0.02)
-RIG = find_rig("virtual")
+RIG = find_rig("sony-fe-24-240")
 # The kinds, and the checks that name them.
 KINDS = {
     "focal length": ("focal_mm",),

@@ -17,6 +17,7 @@ from srraw_tools.exif import RAW_FORMATS, file_format, read_exif
 from srraw_tools.files import read_json, replacing, sha256_of, sync_folder, write_json
 from srraw_tools.raw import read_raw
 from srraw_tools.rig import Rig
+from srraw_tools.scene_checks import check_clipping, clipped_shares
 from srraw_tools.sequence import (
     SEQUENCE_FILE,
     Sequence,
@@ -144,7 +145,11 @@ def capture_sequence(
     for focal in sorted(plan, key=lambda focal: focal != made.focal):  # first what was being made
         stem = plan[focal]
         left_behind = None if focal in shots else _left_behind(folder, stem, focal)
-        if left_behind and not check_shot(left_behind, expected, shots.values(), rig):
+        if (
+            left_behind
+            and not _clipping(folder, left_behind, rig)
+            and not check_shot(left_behind, expected, shots.values(), rig)
+        ):
             shots[focal] = left_behind
             _write(folder, plan, shots, noted, rig)
         if focal in shots:
@@ -172,6 +177,7 @@ def capture_sequence(
                 continue
             if shot:
                 findings += tuple(check_shot(shot, expected, shots.values(), rig))
+                findings += tuple(_clipping(folder, shot, rig))
             again = bool(findings) and shoot_again(findings)
             kept = shot is not None and (not findings or (keep_anyway and not again))
             if kept:
@@ -304,6 +310,10 @@ def _left_behind(folder: Path, stem: str, focal: float) -> Shot | None:
             jpeg = f"{stem}.JPG" if (folder / f"{stem}.JPG").is_file() else None
             return shot_from_file(raw, focal, jpeg=jpeg, sha256=sha256_of(raw))
     return None
+
+
+def _clipping(folder: Path, shot: Shot, rig: Rig) -> list[Finding]:
+    return check_clipping(clipped_shares(read_raw(folder / shot.file)), rig)
 
 
 def _damage(raw: Path) -> Finding | None:

@@ -50,7 +50,7 @@ def check_sequence(folder: Path, rig: Rig) -> tuple[Sequence, list[Finding]]:
         others = [usual, *(replace(usual, sha256=o.sha256) for o in shots[:number])]
         findings += [replace(f, shot=shot.file) for f in check_shot(shot, Expected(), others, rig)]
     for view in views:
-        findings += check_clipping(view, rig)
+        findings += check_clipping(view.clipped, rig, view.shot.file)
     return sequence, findings + check_scene(views, rig)
 
 

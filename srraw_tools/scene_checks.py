@@ -70,15 +70,15 @@ def clipped_shares(raw: RawImage) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def check_clipping(view: View, rig: Rig) -> list[Finding]:
-    """Findings of the colours of which more than the rig's share is at the sensor's white."""
+def check_clipping(clipped: tuple[float, float, float], rig: Rig, file: str | None = None) -> list[Finding]:
+    """Findings of the colours (R, G, B) of which more than the rig's share is at the sensor's white."""
     found = []
     limit = rig.checks["clipped"]
-    for colour, share in zip(("red", "green", "blue"), view.clipped, strict=True):
+    for colour, share in zip(("red", "green", "blue"), clipped, strict=True):
         if share > limit:
             what = f"{share:.1%} of the {colour} pixels are clipped; at most {limit:.1%} may be"
             remedy = "shorten the exposure of the whole sequence"
-            found.append(Finding("clipped", what, remedy, share, limit, view.shot.file))
+            found.append(Finding("clipped", what, remedy, share, limit, file))
     return found
 
 

@@ -147,6 +147,20 @@ def capture(
             f"{folder} is not complete: {lacks} mm to be shot.",
             "Go on with --resume.",
         )
+    _check_pictures(folder, rig, as_json)
+
+
+def _check_pictures(folder: Path, rig: Rig, as_json: bool) -> None:
+    """Compare the pictures of a finished sequence while the camera still stands there."""
+    from srraw_tools.inspection import check_sequence
+
+    _, findings = check_sequence(folder, rig)
+    if as_json:
+        found = [asdict(finding) for finding in findings]
+        print_json({"sequence": str(folder), "kind": "checked", "findings": found})
+        return
+    for finding in findings:
+        click.echo(f"Look at {finding.shot or folder}: {finding.what}; {finding.remedy}.", err=True)
 
 
 def _folder(out: Path, name: str | None, resume: bool) -> Path:

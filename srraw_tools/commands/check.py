@@ -14,7 +14,7 @@ from srraw_tools.terminal import print_table, with_progress
 
 @click.command("check")
 @click.argument("paths", type=PATH, nargs=-1, required=True)
-@click.option("--rig", "rig_name", help="Rig whose thresholds count.  [default: usual ones]")
+@click.option("--rig", "rig_name", help="Rig whose thresholds count.  [default: the paper's]")
 @json_option
 def check(paths: tuple[Path, ...], rig_name: str | None, as_json: bool) -> None:
     """Check sequences that were shot before, at or below PATHS: files, settings, and how the pictures agree.
@@ -27,7 +27,7 @@ def check(paths: tuple[Path, ...], rig_name: str | None, as_json: bool) -> None:
     from srraw_tools.rig import find_rig
     from srraw_tools.sequence import find_sequences
 
-    rig = find_rig(rig_name or "virtual")  # whose thresholds are the usual ones
+    rig = find_rig(rig_name or "sony-fe-24-240")
     folders = find_sequences(paths)
     rows: list[tuple[str, ...]] = []
     failures, blamed = [], 0
@@ -40,10 +40,10 @@ def check(paths: tuple[Path, ...], rig_name: str | None, as_json: bool) -> None:
         blamed += bool(findings)
         if as_json:
             print_json({"sequence": str(folder), "findings": [asdict(finding) for finding in findings]})
-        rows += [(sequence.name, f.shot or "-", f.check, f.what, f.remedy) for f in findings]
+        rows += [(f"{sequence.name} {f.shot or ''}", f"{f.what}; {f.remedy}") for f in findings]
     if not as_json:
         if rows:
-            print_table(("sequence", "shot", "check", "what is wrong", "what to do"), rows)
+            print_table(("shot", "what is wrong; what to do"), rows)
         click.echo(f"{len(folders)} sequences, {blamed} with findings.")
     finish(failures)
     if blamed:
