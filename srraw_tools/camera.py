@@ -39,6 +39,11 @@ REMEDIES = {
     -114: ("The camera is out of space.", "Empty the card."),
 }
 BUSY, UNSPECIFIED = -110, -1
+LOST = (-7, -10, -52, -105, -110, -112)  # after these the session with the camera is begun anew
+
+
+class CameraLost(UserError):
+    """The session with the camera is over; it may go on after `reconnect`."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,12 @@ class Camera(Protocol):
 
     def delete(self, file: CardFile) -> None:
         """Delete a file on the camera."""
+
+    def card_files(self) -> list[CardFile]:
+        """All files on the camera's card; none where the camera does not show its card to a computer."""
+
+    def reconnect(self) -> None:
+        """Begin the session anew, after CameraLost."""
 
     def close(self) -> None:
         """Let the camera go."""
@@ -131,7 +142,10 @@ class GphotoCamera:
 
     def __init__(self, gp: ModuleType | Any) -> None:
         self._gp = gp
-        self._camera = gp.Camera()
+        self.reconnect()
+
+    def reconnect(self) -> None:
+        self._camera = self._gp.Camera()
         with self._explained("connect to the camera"):
             self._camera.init()
             self.model: str = self._camera.get_abilities().model
@@ -144,13 +158,29 @@ class GphotoCamera:
     def value(self, name: str) -> str | None:
         widget = self._widget(name)
         with self._explained(f"read {name}"):
-            return None if widget is None else str(widget.get_value())
+            value = None if widget is None else widget.get_value()
+        return None if value is None else str(value)  # libgphoto2 gives NULL for what it cannot name
+
+    def card_files(self) -> list[CardFile]:
+        gp, files, folders = self._gp, [], ["/"]
+        try:
+            while folders:
+                folder = folders.pop()
+                files += [CardFile(folder, name) for name, _ in self._camera.folder_list_files(folder)]
+                inside = [name for name, _ in self._camera.folder_list_folders(folder)]
+                folders += [f"{folder.rstrip('/')}/{name}" for name in inside]
+        except gp.GPhoto2Error as error:
+            if error.code in LOST:
+                raise _explain(error, "list the card") from error
+            return []  # such as Sony's bodies in PC Remote mode
+        return files
 
     def choices(self, name: str) -> tuple[str, ...]:
         widget = self._widget(name)
         if widget is None or widget.get_type() not in (self._gp.GP_WIDGET_RADIO, self._gp.GP_WIDGET_MENU):
             return ()
-        return tuple(str(choice) for choice in widget.get_choices())
+        with self._explained(f"read the choices of {name}"):
+            return tuple(str(choice) for choice in widget.get_choices() if choice is not None)
 
     def set_value(self, name: str, value: str) -> None:
         choices = self.choices(name)
@@ -174,8 +204,9 @@ class GphotoCamera:
             except gp.GPhoto2Error as error:
                 if error.code != BUSY or attempt == BUSY_RETRIES - 1:
                     raise _explain(error, "shoot") from error
-                for pending in self.new_files(BUSY_WAIT_S):
-                    self._fetch(pending)  # some bodies stay busy until it is out of their memory
+                # It may have shot all the same; releasing again would make a second file of this shot.
+                if found := self.new_files(BUSY_WAIT_S):
+                    return found + [file for file in self.new_files(settle_s) if file not in found]
         found = [CardFile(path.folder, path.name)]
         found += [file for file in self.new_files(settle_s) if file not in found]
         return found
@@ -183,7 +214,11 @@ class GphotoCamera:
     def download(self, file: CardFile, path: Path) -> str:
         camera_file = self._fetch(file)  # its bytes live as long as it does
         with self._explained(f"download {file.name}"):
-            data = memoryview(camera_file.get_data_and_size())
+            data = camera_file.get_data_and_size()
+        if data is None or not len(data):
+            problem = f"The camera sent nothing for {file.name}."
+            raise CameraLost(problem, "Switch it off and on; then --resume.")
+        data = memoryview(data)
         path.write_bytes(data)
         return hashlib.sha256(data).hexdigest()
 
@@ -244,4 +279,4 @@ def _explain(error: Any, what: str) -> UserError:
             "Switch the camera off and on and try again.",
         ),
     )
-    return UserError(message, hint)
+    return (CameraLost if error.code in LOST else UserError)(message, hint)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from srraw_tools.camera import Camera, CardFile, choice_for, number_of, same_value
+from srraw_tools.camera import Camera, CameraLost, CardFile, choice_for, number_of, same_value
 from srraw_tools.checks import Expected, Finding, check_shot
 from srraw_tools.errors import UserError
 from srraw_tools.exif import RAW_FORMATS, file_format, read_exif
-from srraw_tools.files import sha256_of, sync_folder
+from srraw_tools.files import read_json, replacing, sha256_of, sync_folder, write_json
 from srraw_tools.raw import read_raw
 from srraw_tools.rig import Rig
+from srraw_tools.scene_checks import check_clipping, clipped_shares
 from srraw_tools.sequence import (
     SEQUENCE_FILE,
     Sequence,
@@ -28,7 +28,11 @@ from srraw_tools.sequence import (
     write_sequence,
 )
 
-STAGING = ".capture-"  # prefix of the folder of downloads that are not verified yet
+UNDER_WAY = ".capture"  # folder of the shot that is being made: its journal, and its downloads
+JOURNAL = "journal.json"
+RECONNECTS = 3  # in a row, after which a person is needed
+RECONNECT_S = 2.0  # a body needs about as long to come back
+ROOM_BYTES = 300_000_000  # on the disk before a shot: raw, JPEG and the copy of both
 READ_BACK_S = 2.0  # bodies take a while to report a setting that they were given
 LATE_S = 5.0  # silence after which a raw file that was not announced with its shot will not come any more
 
@@ -38,7 +42,8 @@ class CaptureEvent:
     """What happened.
 
     Attributes:
-        kind: "present" (shot before), "set", "shot" or "finished".
+        kind: "present" (shot before), "set", "shot", "lost" (the camera, which is sought again), "found"
+            (the shot that was being made then) or "finished".
         done, planned: how many focal lengths are shot, and how many were asked for.
         focal_mm: the focal length that it is about; None at the end.
         shot: None where the camera gave no raw file that can be read; `findings` then say why.
@@ -70,7 +75,7 @@ def unfinished_sequences(out: Path) -> list[Path]:
     for path in sorted(out.iterdir()):
         if (path / SEQUENCE_FILE).is_file():
             with suppress(UserError):
-                if not read_sequence(path).complete:
+                if not read_sequence(path).complete or (path / UNDER_WAY).exists():
                     unfinished.append(path)
     return unfinished
 
@@ -107,6 +112,7 @@ def capture_sequence(
     keep_anyway: bool = False,
     resume: bool = False,
     delete_on_card: bool = False,
+    backup: Path | None = None,
 ) -> Iterator[CaptureEvent]:
     """Shoot a zoom sequence into `folder`.
 
@@ -115,12 +121,17 @@ def capture_sequence(
     length has one. What was found wrong is kept in it as `findings`; the file of a shot that is not listed
     stays until it is shot again.
 
+    A journal tells which shot is being made, what lay on the card before, and what is downloaded. So after a
+    lost camera, and with `resume` after a killed program, that shot is found on the disk or on the card, and
+    is not made twice.
+
     Args:
         turn_ring: called with the focal length before each shot; returns when the lens is there.
         shoot_again: called with what is wrong with a shot; whether to shoot it again.
         keep_anyway: a shot with findings that is not shot again counts as done: a person has decided.
         resume: go on with a sequence that was begun; shots that are whole are kept.
-        delete_on_card: delete from the camera what was downloaded and verified.
+        delete_on_card: delete from the camera what was downloaded and verified, in the backup too.
+        backup: a folder, best on another disk, that gets a verified second copy of the sequence's folder.
 
     Raises:
         UserError: the folder holds a sequence already, the plan is not the one that was begun, or the
@@ -129,30 +140,71 @@ def capture_sequence(
     plan = plan_shots(focal_mm, rig)
     apply_settings(camera, rig, expected)  # what the camera cannot do is refused before a folder is made
     shots, noted = _begin(folder, plan, rig, resume)
-    for focal, stem in plan.items():
+    copies = None if backup is None else _begin_backup(backup / folder.name, resume)
+    made = _Making(camera, folder, copies, delete_on_card)
+    for focal in sorted(plan, key=lambda focal: focal != made.focal):  # first what was being made
+        stem = plan[focal]
         left_behind = None if focal in shots else _left_behind(folder, stem, focal)
-        if left_behind and not check_shot(left_behind, expected, shots.values(), rig):
+        if (
+            left_behind
+            and not _clipping(folder, left_behind, rig)
+            and not check_shot(left_behind, expected, shots.values(), rig)
+        ):
             shots[focal] = left_behind
             _write(folder, plan, shots, noted, rig)
         if focal in shots:
+            made.back_up(shots[focal])
             yield CaptureEvent("present", len(shots), len(plan), focal, shots[focal])
             continue
-        again = True
+        again, lost = True, 0
         while again:
-            turn_ring(focal)
-            message = apply_settings(camera, rig, expected)
-            yield CaptureEvent("set", len(shots), len(plan), focal, message=message)
-            shot, findings = _shoot(camera, folder, stem, focal, rig, delete_on_card)
+            try:
+                shot, findings = made.recovered(stem, focal)
+                if shot is not None and check_shot(shot, expected, shots.values(), rig):
+                    shot = None  # whatever that is; a person may still find it on the card
+                if shot is None:
+                    made.forget()
+                    turn_ring(focal)
+                    message = apply_settings(camera, rig, expected)
+                    yield CaptureEvent("set", len(shots), len(plan), focal, message=message)
+                    shot, findings = made.shoot(stem, focal, rig)
+                else:
+                    yield CaptureEvent("found", len(shots), len(plan), focal, shot)
+            except CameraLost as error:
+                lost += 1
+                yield CaptureEvent("lost", len(shots), len(plan), focal, message=str(error))
+                _reconnect(camera, error, lost)
+                continue
             if shot:
                 findings += tuple(check_shot(shot, expected, shots.values(), rig))
+                findings += tuple(_clipping(folder, shot, rig))
             again = bool(findings) and shoot_again(findings)
             kept = shot is not None and (not findings or (keep_anyway and not again))
             if kept:
                 shots[focal] = shot
             noted[focal] = [finding.what for finding in findings]
             _write(folder, plan, shots, noted, rig)
+            if kept:
+                made.back_up(shot)
+            made.finish(shot)
+            lost = 0
             yield CaptureEvent("shot", len(shots), len(plan), focal, shot, findings, kept)
+    made.forget()
     yield CaptureEvent("finished", len(shots), len(plan))
+
+
+def _reconnect(camera: Camera, error: CameraLost, times: int) -> None:
+    """Begin the camera's session anew, a few times; raises the error where that does not help."""
+    if times > RECONNECTS:
+        raise error
+    for attempt in range(RECONNECTS):
+        time.sleep(RECONNECT_S)
+        try:
+            camera.reconnect()
+            return
+        except CameraLost:
+            if attempt == RECONNECTS - 1:
+                raise error from None
 
 
 def apply_settings(camera: Camera, rig: Rig, expected: Expected) -> str:
@@ -213,11 +265,10 @@ def _begin(
         _write(folder, plan, {}, {}, rig)
         return {}, {}
     begun = read_sequence(folder)
-    if begun.complete or not resume:
-        state = "is complete" if begun.complete else "was begun"
-        hint = (
-            "Choose another --name." if begun.complete else "Go on with --resume, or choose another --name."
-        )
+    done = begun.complete and not (folder / UNDER_WAY).exists()  # else its backup may be missing
+    if done or not resume:
+        state = "is complete" if done else "was begun"
+        hint = "Choose another --name." if done else "Go on with --resume, or choose another --name."
         raise UserError(f"{folder} {state} already; sequences are never overwritten.", hint, wrong_use=True)
     if set(begun.planned_mm) != set(plan):
         raise UserError(
@@ -225,8 +276,6 @@ def _begin(
             "Resume it with the same focal lengths.",
             wrong_use=True,
         )
-    for orphan in folder.glob(f"{STAGING}*"):  # a killed program's downloads, not whole
-        shutil.rmtree(orphan, ignore_errors=True)
     findings = begun.notes.get("findings", {})
     noted = {focal: findings[f"{focal:g}"] for focal in plan if f"{focal:g}" in findings}
     there = [shot for shot in begun.shots if (folder / shot.file).is_file()]
@@ -263,6 +312,10 @@ def _left_behind(folder: Path, stem: str, focal: float) -> Shot | None:
     return None
 
 
+def _clipping(folder: Path, shot: Shot, rig: Rig) -> list[Finding]:
+    return check_clipping(clipped_shares(read_raw(folder / shot.file)), rig)
+
+
 def _damage(raw: Path) -> Finding | None:
     """What is wrong with a raw file that cannot be read, such as one whose transfer was cut short."""
     try:
@@ -285,68 +338,173 @@ def _write(
     )
 
 
-def _shoot(
-    camera: Camera, folder: Path, stem: str, focal: float, rig: Rig, delete_on_card: bool
-) -> tuple[Shot | None, tuple[Finding, ...]]:
-    """One shot: release, download what the camera made, verify it, and only then give it its name.
+def _begin_backup(folder: Path, resume: bool) -> Path:
+    """The folder of second copies; raises UserError where it holds something else already."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()) and not resume:
+            raise UserError(f"{folder} is not empty.", "Choose another --backup or --name.", wrong_use=True)
+    except OSError as error:
+        problem = f"Cannot make the backup {folder}: {error.strerror}."
+        raise UserError(problem, "Is its disk mounted? Choose another --backup.", wrong_use=True) from error
+    return folder
 
-    A shot that is taken again replaces the one before, which is whole until that moment.
+
+class _Making:
+    """The shot that is being made, on the disk at every moment: its journal and its downloads.
+
+    The journal holds the planned focal length, the files that lay on the card before the shutter was
+    released, and each verified download with its SHA-256 and its place on the card.
     """
-    with _staging(folder) as staging:
-        copies = _download(camera, camera.shoot(rig.settle_s), staging)
-        if not _of_format(copies, RAW_FORMATS):
-            copies |= _download(camera, camera.new_files(LATE_S), staging)
-        raws = _of_format(copies, RAW_FORMATS)
+
+    def __init__(self, camera: Camera, folder: Path, backup: Path | None, delete_on_card: bool) -> None:
+        self.camera, self.folder, self.backup = camera, folder, backup
+        self.delete_on_card = delete_on_card
+        self.home = folder / UNDER_WAY
+        self.focal: float | None = None
+        self.before: list[CardFile] | None = None  # listed once: a full card takes seconds
+        self.copies: dict[Path, tuple[CardFile, str]] = {}  # verified: where on the card, SHA-256
+        self.kept: list[CardFile] = []
+        self._read()
+
+    def _read(self) -> None:
+        """Take the journal up; a download whose bytes are not those noted is none."""
+        if not (self.home / JOURNAL).is_file():
+            return
+        record = read_json(self.home / JOURNAL)
+        try:
+            focal, before = float(record["focal_mm"]), [CardFile(*file) for file in record["before"]]
+            noted = {
+                self.home / Path(name).name: (CardFile(*file), str(sha256))
+                for name, (file, sha256) in record["downloads"].items()
+            }
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{self.home / JOURNAL} is damaged.", f"Remove {self.home}.") from error
+        self.focal, self.before = focal, before
+        self.copies = {
+            path: noted[path] for path in noted if path.is_file() and sha256_of(path) == noted[path][1]
+        }
+
+    def _write(self) -> None:
+        record = {
+            "focal_mm": self.focal,
+            "before": [list(asdict(file).values()) for file in self.before or []],
+            "downloads": {p.name: [list(asdict(f).values()), h] for p, (f, h) in self.copies.items()},
+        }
+        write_json(self.home / JOURNAL, record)
+
+    def forget(self) -> None:
+        """Nothing is being made. What lies on the card stays there."""
+        self.focal, self.copies, self.kept = None, {}, []
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def shoot(self, stem: str, focal: float, rig: Rig) -> tuple[Shot | None, tuple[Finding, ...]]:
+        """One shot: release, download what the camera made, verify it, and only then give it its name.
+
+        A shot that is taken again replaces the one before, which is whole until that moment.
+        """
+        self._look_for_room()
+        with _writing_into(self.folder):
+            self.home.mkdir(exist_ok=True)
+        self.camera.new_files(0)  # what an earlier shot left behind is not this one's
+        self.before = self.camera.card_files()
+        self.focal, self.copies = focal, {}
+        self._write()
+        self._download(self.camera.shoot(rig.settle_s))
+        if not _of_format(self.copies, RAW_FORMATS):
+            self._download(self.camera.new_files(LATE_S))
+        return self._take(stem, focal)
+
+    def recovered(self, stem: str, focal: float) -> tuple[Shot | None, tuple[Finding, ...]]:
+        """The shot that was being made when the camera was lost or the program killed, if it was this one.
+
+        It is downloaded and verified, or it is the only raw file that is new on the card. Among several, none
+        can be told to be this one, and all stay on the card.
+        """
+        if self.focal != focal:
+            return None, ()
+        known = {file for file, _ in self.copies.values()} | set(self.before or [])
+        new = [file for file in self.camera.card_files() if file not in known]
+        self._download(new)
+        if len(_of_format(self.copies, RAW_FORMATS)) != 1:
+            return None, ()
+        return self._take(stem, focal)
+
+    def finish(self, shot: Shot | None) -> None:
+        """The shot is written down: only now may it go from the card, and the journal with it."""
+        if shot is not None and self.delete_on_card:
+            for file in self.kept:
+                with suppress(CameraLost):  # it stays on the card then, and nothing is lost
+                    self.camera.delete(file)
+        self.forget()
+
+    def back_up(self, shot: Shot) -> None:
+        """Copy a shot and sequence.json to the second folder, and read the copies back."""
+        if self.backup is None:
+            return
+        for name in filter(None, (shot.file, shot.jpeg, SEQUENCE_FILE)):
+            source, copy = self.folder / name, self.backup / name
+            wanted = sha256_of(source)
+            if copy.is_file() and sha256_of(copy) == wanted:
+                continue
+            with replacing(copy) as temporary:
+                shutil.copyfile(source, temporary)
+            if sha256_of(copy) != wanted:
+                raise UserError(f"The backup {copy} is damaged.", "Check its disk; then --resume.")
+
+    def _look_for_room(self) -> None:
+        for folder in filter(None, (self.folder, self.backup)):
+            if shutil.disk_usage(folder).free < ROOM_BYTES:
+                raise UserError(f"The disk of {folder} is full.", "Free some space; then --resume.")
+
+    def _download(self, files: list[CardFile]) -> None:
+        """Copy files from the camera to the disk, and compare each with what the camera sent."""
+        with _writing_into(self.folder):
+            for file in files:
+                path = self.home / f"{len(self.copies):02d}.part"
+                sent = self.camera.download(file, path)
+                with open(path, "rb") as written:
+                    os.fsync(written.fileno())
+                if sha256_of(path) != sent:
+                    path.unlink()
+                    raise UserError(
+                        f"The copy of {file.name} on the disk is damaged.", "Check the disk; then --resume."
+                    )
+                self.copies[path] = (file, sent)
+                self._write()
+
+    def _take(self, stem: str, focal: float) -> tuple[Shot | None, tuple[Finding, ...]]:
+        """Give the raw file among the downloads, and its JPEG, their names."""
+        raws = _of_format(self.copies, RAW_FORMATS)
         if not raws:
             remedy = "set the camera's image quality to RAW, or RAW and JPEG, and shoot it again"
             return None, (Finding("file", "the camera made no raw file", remedy),)
         if damage := _damage(raws[0]):
             return None, (damage,)
-        taken_at = read_exif(raws[0]).taken_at
+        exif = read_exif(raws[0])
         # A JPEG that came late belongs to the shot before.
-        jpegs = [p for p in _of_format(copies, ("JPG",)) if _same_second(read_exif(p).taken_at, taken_at)]
-        kept = [raws[0], *jpegs[:1]]
-        names = {path: f"{stem}.{file_format(path)}" for path in kept}
-        for path in reversed(kept):  # the raw file last: where it is, the shot is whole
-            os.replace(path, folder / names[path])
-        sync_folder(folder)
-        raw = folder / names[raws[0]]
-        shot = shot_from_file(raw, focal, jpeg=names[jpegs[0]] if jpegs else None, sha256=sha256_of(raw))
-        if delete_on_card:
-            for path in kept:
-                camera.delete(copies[path])
-    return shot, ()
+        jpegs = _of_format(self.copies, ("JPG",))
+        jpegs = [path for path in jpegs if _same_second(read_exif(path).taken_at, exif.taken_at)]
+        taken = [raws[0], *jpegs[:1]]
+        names = {path: f"{stem}.{file_format(path)}" for path in taken}
+        # The raw file comes last: where it is, the shot is whole.
+        shot = shot_from_file(raws[0], focal, sha256=self.copies[raws[0]][1])
+        with _writing_into(self.folder):
+            for path in reversed(taken):
+                os.replace(path, self.folder / names[path])
+            sync_folder(self.folder)
+        self.kept = [self.copies[path][0] for path in taken]
+        return replace(shot, file=names[raws[0]], jpeg=names[jpegs[0]] if jpegs else None), ()
 
 
 @contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """A folder for downloads, in the sequence's own so that renaming is all that is left to do."""
+def _writing_into(folder: Path) -> Iterator[None]:
     try:
-        with tempfile.TemporaryDirectory(prefix=STAGING, dir=folder) as staging:
-            yield Path(staging)
+        yield
     except OSError as error:
         raise UserError(
             f"Cannot write into {folder}: {error.strerror or error}.", "Free some space; then --resume."
         ) from error
-
-
-def _download(camera: Camera, files: list[CardFile], staging: Path) -> dict[Path, CardFile]:
-    """Copy files from the camera to the disk, and compare each with what the camera sent."""
-    copies = {}
-    for file in files:
-        handle, name = tempfile.mkstemp(dir=staging)
-        os.close(handle)
-        path = Path(name)
-        sent = camera.download(file, path)
-        with open(path, "rb") as written:
-            os.fsync(written.fileno())
-        if sha256_of(path) != sent:
-            raise UserError(
-                f"The copy of {file.name} on the disk is damaged.", "Check the disk; then --resume."
-            )
-        path.chmod(0o644)
-        copies[path] = file
-    return copies
 
 
 def _of_format(paths: Iterable[Path], formats: tuple[str, ...]) -> list[Path]:

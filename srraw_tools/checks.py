@@ -20,6 +20,7 @@ class Finding:
         remedy: what to do about it.
         measured: what the shot has, and
         limit: the nearest that would have passed; None where there is no such thing.
+        shot: its file, where a sequence is checked.
     """
 
     check: str
@@ -27,6 +28,7 @@ class Finding:
     remedy: str
     measured: float | str | None = None
     limit: float | str | None = None
+    shot: str | None = None
 
 
 @dataclass(frozen=True)

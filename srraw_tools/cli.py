@@ -8,6 +8,7 @@ from srraw_tools import __version__
 from srraw_tools.commands.align import align
 from srraw_tools.commands.calibrate import calibrate
 from srraw_tools.commands.capture import capture, rigs
+from srraw_tools.commands.check import check
 from srraw_tools.commands.export import export
 from srraw_tools.commands.import_ import import_files
 from srraw_tools.commands.inspect import inspect
@@ -25,6 +26,7 @@ def main() -> None:
 
 for command in (
     capture,
+    check,
     import_files,
     simulate,
     align,

@@ -63,6 +63,8 @@ class Registration:
     score: correlation coefficient of the two, locally normalised, over what both see, at most 1.
     link: the blocks' shifts and the map fitted to them, `low_to_high`; None where too few could be measured.
     residual_px: median length of the blocks' shifts that remain, in pixels of the long shot.
+    softer_px: sigma of the blur that makes the sharper image as soft as the other, in pixels of the low one;
+        positive where the low image is the softer one.
     """
 
     low_to_high: Matrix
@@ -70,6 +72,7 @@ class Registration:
     link: Link | None
     residual_px: float
     reason: str | None
+    softer_px: float = 0.0
 
 
 def register(
@@ -165,7 +168,7 @@ def measure(
         reason = _why_not(low, high) or (
             f"the two shots do not match: correlation {score:.2f}, at least {MIN_SCORE} is needed"
         )
-    return Registration(low_to_high, score, link, residual_px, reason)
+    return Registration(low_to_high, score, link, residual_px, reason, softer_px)
 
 
 # --- find -------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,17 @@ TABLES = {
     "names": (*SETTINGS, "focal_mm"),
     "timing": ("settle_s",),
     "tolerances": ("focal", "setting"),
+    "checks": ("clipped", "drift_ev", "shift", "rotation_deg", "moving", "softer_px"),
+}
+# What a sequence may have, where its rig says nothing else: shares of a colour's pixels and of the blocks, of
+# the frame's width; stops; degrees; pixels of a picture that is CHECK_SIDE wide.
+CHECKS = {
+    "clipped": 0.05,
+    "drift_ev": 0.15,
+    "shift": 0.02,
+    "rotation_deg": 1.0,
+    "moving": 0.05,
+    "softer_px": 0.8,
 }
 
 
@@ -44,6 +55,7 @@ class Rig:
         distortion: radial terms of the lens by focal length, by 'srraw calibrate lens'; empty where unknown.
         setting_tolerance: of aperture, exposure and ISO, as a fraction: cameras round 1/60 s to 0.0166 s,
             and f/20 and f/22 differ by 10 %.
+        checks: the thresholds of a sequence, by the names of CHECKS.
     """
 
     name: str
@@ -59,6 +71,7 @@ class Rig:
     focal_tolerance: float
     setting_tolerance: float
     distortion: LensTable = ()
+    checks: dict[str, float] = field(default_factory=lambda: dict(CHECKS))
 
 
 def read_rig(path: Path) -> Rig:
@@ -186,8 +199,9 @@ def _rig_of(text: str, source: str) -> Rig:
             raise refuse(f"'settings.{key} = {value!r}' is not possible")
     settle = table("timing").get("settle_s", 1.0)
     tolerances = {"focal": 0.05, "setting": 0.04, **table("tolerances")}
-    if not all(map(_positive, (settle, *tolerances.values()))):
-        raise refuse("'timing.settle_s' and the tolerances must be positive numbers")
+    checks = {**CHECKS, **table("checks")}
+    if not all(map(_positive, (settle, *tolerances.values(), *checks.values()))):
+        raise refuse("'timing.settle_s', the tolerances and the checks must be positive numbers")
     return Rig(
         name=name,
         description=str(record.get("description", "")),
@@ -202,6 +216,7 @@ def _rig_of(text: str, source: str) -> Rig:
         focal_tolerance=float(tolerances["focal"]),
         setting_tolerance=float(tolerances["setting"]),
         distortion=_lens_table(record.get(DISTORTION, {}), refuse),
+        checks={name: float(value) for name, value in checks.items()},
     )
 
 

@@ -58,7 +58,11 @@ class FakeCamera:
 
     def capture(self, kind):
         self._fail("capture")
-        first, *others = self.gp.shots.pop(0)
+        self.gp.released += 1
+        shot = self.gp.shots.pop(0) if not self.gp.shoots_what_is_set else self._of_ring()
+        first, *others = shot
+        self.gp.card += [first, *others]
+        self._fail("captured")
         files = [first, *others] if self.gp.announces else others
         self.gp.pending += [(self.gp.GP_EVENT_FILE_ADDED, file) for file in files]
         return first
@@ -76,11 +80,25 @@ class FakeCamera:
 
     def file_get(self, folder, name, kind):
         self._fail("download")
-        return SimpleNamespace(get_data_and_size=lambda: self.gp.files[name].read_bytes())
+        return SimpleNamespace(get_data_and_size=self.gp.files[name].read_bytes)
+
+    def _of_ring(self):
+        """What a camera makes of the scene at the focal length that its ring stands at, under a new name."""
+        name = f"{self.gp.released}-{self.gp.shoots_what_is_set[self.gp.ring]}"
+        self.gp.files[name] = self.gp.files[self.gp.shoots_what_is_set[self.gp.ring]]
+        return [CardFile("/store", name)]
+
+    def folder_list_files(self, folder):
+        self._fail("list")
+        return [(file.name, None) for file in self.gp.card if file.folder == folder]
+
+    def folder_list_folders(self, folder):
+        return [("store", None)] if folder == "/" else []
 
     def file_delete(self, folder, name):
         self._fail("delete")
         self.gp.deleted.append(name)
+        self.gp.card = [file for file in self.gp.card if file.name != name]
 
 
 class FakeError(Exception):
@@ -109,6 +127,10 @@ def fake_gp(shots, files, **faults):
         announces=True,
         chatters=False,
         deleted=[],
+        card=[],
+        released=0,
+        ring=None,
+        shoots_what_is_set={},
         files=files,
         faults=faults,
     )

@@ -17,7 +17,13 @@ from srraw_tools.exif import Exif
 from srraw_tools.rig import find_rig
 from srraw_tools.sequence import read_sequence
 
-RIG = find_rig("virtual")
+RIG = replace(find_rig("virtual"), settle_s=0.01)
+GONE = [0, -105, -105, -105]  # after it was connected once, the camera does not come back
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    monkeypatch.setattr("srraw_tools.capture.RECONNECT_S", 0)
 
 
 @pytest.fixture
@@ -57,26 +63,75 @@ def test_a_busy_camera_is_asked_again(files, tmp_path, monkeypatch):
     assert shoot(gp, tmp_path / "s")[-1].done == 2
 
 
-@pytest.mark.parametrize("call", ["capture", "event", "download", "set"])
-def test_an_unplugged_cable_keeps_what_was_shot(files, tmp_path, call):
-    gp = fake_gp([["35.jpg"], ["150.jpg"]], files)
-    camera_calls = {"capture": [0, -7], "download": [0, -7], "set": [0, 0, -7]}
-    first = shoot_until_failure(gp, tmp_path / "s", call, camera_calls.get(call))
-    kept = read_sequence(tmp_path / "s")
-    assert not kept.complete
-    assert len(kept.shots) == first
-    assert not list((tmp_path / "s").glob(".capture-*"))
-    again = fake_gp([["35.jpg"], ["150.jpg"]][first:], files)
-    assert shoot(again, tmp_path / "s", resume=True)[-1].done == 2
-    assert read_sequence(tmp_path / "s").complete
+CALLS = ["capture", "captured", "event", "download", "set", "list"]
 
 
-def shoot_until_failure(gp, folder, call, codes):
-    """Shoot until the cable goes at the second time of a call (events: at once); how many shots were kept."""
-    gp.faults[call] = codes or [-7]
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_cable_that_is_plugged_in_again_costs_nothing(files, tmp_path, call, times):
+    """The connection breaks at the nth time of each call; the session goes on by itself."""
+    gp = fake_gp([["35.jpg"], ["150.jpg"], ["35.jpg"], ["150.jpg"]], files, **{call: [0] * times + [-7]})
+    gp.shoots_what_is_set = {"35": "35.jpg", "150": "150.jpg"}
+    events = shoot(gp, tmp_path / "s", turn_ring=lambda focal: setattr(gp, "ring", f"{focal:g}"))
+    assert events[-1].done == 2
+    assert (tmp_path / "s" / "00002.dng").read_bytes() == files["35.jpg"].read_bytes()
+    assert (tmp_path / "s" / "00001.dng").read_bytes() == files["150.jpg"].read_bytes()
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["00001.dng", "00002.dng", "sequence.json"]
+    assert gp.released == 2  # what was shot was found, not shot again
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_camera_that_does_not_come_back_keeps_what_was_shot(files, tmp_path, call):
+    gp = fake_gp([["35.jpg"], ["150.jpg"]], files, init=list(GONE), **{call: [0, -7]})
+    gp.shoots_what_is_set = {"35": "35.jpg", "150": "150.jpg"}
+
+    def turn(focal):
+        gp.ring = f"{focal:g}"
+
     with pytest.raises(UserError, match="connection to the camera was lost"):
-        shoot(gp, folder)
-    return 0 if call == "event" else 1
+        shoot(gp, tmp_path / "s", turn_ring=turn)
+    assert not (tmp_path / "s" / "sequence.json").is_file() or not read_sequence(tmp_path / "s").complete
+    resume = (tmp_path / "s").is_dir()
+    assert shoot(gp, tmp_path / "s", resume=resume, turn_ring=turn)[-1].done == 2
+    assert gp.released == 2
+    assert (tmp_path / "s" / "00002.dng").read_bytes() == files["35.jpg"].read_bytes()
+
+
+def test_a_backup_is_a_second_copy_of_everything(files, tmp_path):
+    shoot(fake_gp([["35.jpg", "b.jpg"], ["150.jpg"]], files), tmp_path / "s", backup=tmp_path / "usb")
+    first, second = (
+        {p.name: p.read_bytes() for p in folder.iterdir()}
+        for folder in (tmp_path / "s", tmp_path / "usb" / "s")
+    )
+    assert first == second
+    assert set(first) == {"00001.dng", "00002.dng", "00002.JPG", "sequence.json"}
+    with pytest.raises(UserError, match="not empty"):
+        shoot(fake_gp([["35.jpg"]], files), tmp_path / "other" / "s", backup=tmp_path / "usb")
+
+
+def test_what_the_backup_missed_is_copied_when_the_sequence_is_resumed(files, tmp_path, monkeypatch):
+    gp = fake_gp([["35.jpg"], ["150.jpg"]], files)
+    with monkeypatch.context() as patched:
+        patched.setattr("srraw_tools.capture.shutil.copyfile", no_space)
+        with pytest.raises(UserError, match=r"Cannot write .*usb"):
+            shoot(gp, tmp_path / "s", backup=tmp_path / "usb", delete_on_card=True)
+    assert gp.deleted == []  # what has no second copy stays on the card
+    shoot(gp, tmp_path / "s", backup=tmp_path / "usb", resume=True)
+    assert len(list((tmp_path / "usb" / "s").glob("*.dng"))) == 2
+
+
+def no_space(source, target):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_is_noticed_before_the_shutter(files, tmp_path, monkeypatch):
+    gp = fake_gp([["35.jpg"], ["150.jpg"]], files)
+    with monkeypatch.context() as patched:
+        patched.setattr("srraw_tools.capture.ROOM_BYTES", 1 << 60)
+        with pytest.raises(UserError, match="is full"):
+            shoot(gp, tmp_path / "s")
+    assert gp.released == 0
+    assert shoot(gp, tmp_path / "s", resume=True)[-1].done == 2
 
 
 def test_a_setting_that_does_not_take_is_an_error(files, tmp_path, monkeypatch):
@@ -161,17 +216,16 @@ def test_a_copy_that_differs_from_what_the_camera_sent_is_no_copy(files, tmp_pat
     monkeypatch.setattr(Path, "write_bytes", lambda self, data: write(self, bytes(data)[:-1] + b"?"))
     with pytest.raises(UserError, match="damaged"):
         shoot(fake_gp([["35.jpg"]], files), tmp_path / "s", delete_on_card=True)
-    assert [p.name for p in (tmp_path / "s").iterdir()] == ["sequence.json"]
+    assert not list((tmp_path / "s").glob("*.dng"))
 
 
 def test_a_shot_whose_program_was_killed_before_it_was_written_down_is_taken_up(files, tmp_path):
     folder = tmp_path / "s"
     with pytest.raises(UserError):
-        shoot(fake_gp([["35.jpg"]], files, capture=[-7]), folder)
+        shoot(fake_gp([["35.jpg"]], files, capture=[-7], init=list(GONE)), folder)
     shutil.copyfile(files["35.jpg"], folder / "00002.dng")  # whole, and not in sequence.json
     shutil.copyfile(files["35.jpg"], folder / "00001.dng")  # the wrong focal length: shot again
-    (folder / ".capture-x").mkdir()
-    (folder / ".capture-x" / "half").write_bytes(b"II*")
+    (folder / ".capture" / "00.part").write_bytes(b"II*")  # its transfer was cut short
     events = shoot(fake_gp([["150.jpg"]], files), folder, resume=True)
     assert [event.kind for event in events] == ["present", "set", "shot", "finished"]
     assert events[-1].done == 2
@@ -181,7 +235,7 @@ def test_a_shot_whose_program_was_killed_before_it_was_written_down_is_taken_up(
 def test_a_file_that_changed_since_it_was_shot_is_not_overwritten(files, tmp_path):
     folder = tmp_path / "s"
     with pytest.raises(UserError):
-        shoot(fake_gp([["35.jpg"]], files, capture=[0, -7]), folder)
+        shoot(fake_gp([["35.jpg"]], files, capture=[0, -7], init=list(GONE)), folder)
     (folder / "00002.dng").write_bytes(b"mine")
     with pytest.raises(UserError, match=r"00002\.dng is not the file that was shot"):
         shoot(fake_gp([["35.jpg"], ["150.jpg"]], files), folder, resume=True)

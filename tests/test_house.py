@@ -18,6 +18,7 @@ STAGES = {"capture", "importing", "align", "pack", "describe", "simulate", "repo
     "verify",
     "stats",
     "export",
+    "inspection",
 }
 # What each module of srraw_tools may import of its own package; nothing looks upwards.
 GROUND = {"errors"}
@@ -52,7 +53,9 @@ NOUNS = {
     "quality",
     "rig",
     "camera",
+    "camera_process",
     "checks",
+    "scene_checks",
 }
 OF_THE_MODEL = {"ecc", "shards", "raw", "geometry", "pages", "errors", "files", "terminal", "exif"}
 

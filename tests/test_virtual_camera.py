@@ -51,7 +51,7 @@ def test_events_are_json_and_the_next_sequence_gets_the_next_number(simulated, t
     for number in ("00001", "00002"):
         done = srraw("capture", "--virtual", simulated / "00001", "--focal", "35,150", "--json", cwd=tmp_path)
         events = [json.loads(line) for line in done.stdout.splitlines()]
-        assert [e["kind"] for e in events] == ["set", "shot", "set", "shot", "finished"]
+        assert [e["kind"] for e in events] == ["set", "shot", "set", "shot", "finished", "checked"]
         assert (tmp_path / "sequences" / number / "00001.dng").is_file()
 
 

@@ -51,6 +51,7 @@ POSITIVE = click.FloatRange(0, 1e9, min_open=True)
 @click.option(
     "--delete-on-card", is_flag=True, help="Delete each file on the camera once its copy is verified."
 )
+@click.option("--backup", type=PATH, help="Folder of a second, verified copy, best on another disk.")
 @click.option("--virtual", type=PATH, help="Shoot this simulated sequence with libgphoto2's virtual camera.")
 @dry_run_option
 @json_option
@@ -66,6 +67,7 @@ def capture(
     resume: bool,
     no_input: bool,
     delete_on_card: bool,
+    backup: Path | None,
     virtual: Path | None,
     dry_run: bool,
     as_json: bool,
@@ -81,7 +83,7 @@ def capture(
     for value in (f_number, exposure_s, iso):
         if value is not None and not math.isfinite(value):
             raise UserError(f"{value} is no value of an exposure.", wrong_use=True)
-    from srraw_tools.camera import connect
+    from srraw_tools.camera_process import CameraProcess
     from srraw_tools.capture import capture_sequence
     from srraw_tools.checks import Expected
     from srraw_tools.rig import find_rig, rig_for
@@ -100,7 +102,7 @@ def capture(
                 from srraw_tools.simulate.virtual_card import inserted
 
                 turn = stack.enter_context(inserted(virtual))
-            camera = connect()
+            camera = CameraProcess()
             stack.callback(camera.close)
             rig = rig or rig_for(camera.model, camera.serial)
         focal_mm = focal_mm or rig.stops_mm
@@ -121,6 +123,7 @@ def capture(
             keep_anyway=asks,
             resume=resume,
             delete_on_card=delete_on_card,
+            backup=backup,
         )
         if not quiet and not as_json:
             click.echo(f"{camera.model}, rig {rig.name}, into {folder}")
@@ -144,6 +147,20 @@ def capture(
             f"{folder} is not complete: {lacks} mm to be shot.",
             "Go on with --resume.",
         )
+    _check_pictures(folder, rig, as_json)
+
+
+def _check_pictures(folder: Path, rig: Rig, as_json: bool) -> None:
+    """Compare the pictures of a finished sequence while the camera still stands there."""
+    from srraw_tools.inspection import check_sequence
+
+    _, findings = check_sequence(folder, rig)
+    if as_json:
+        found = [asdict(finding) for finding in findings]
+        print_json({"sequence": str(folder), "kind": "checked", "findings": found})
+        return
+    for finding in findings:
+        click.echo(f"Look at {finding.shot or folder}: {finding.what}; {finding.remedy}.", err=True)
 
 
 def _folder(out: Path, name: str | None, resume: bool) -> Path:
@@ -181,6 +198,12 @@ def _print_event(event: CaptureEvent, folder: Path, asks: bool) -> None:
         click.echo(f"Complete: {event.planned} shots in {folder}.")
     elif event.kind == "present":
         click.echo(f"{event.focal_mm:5g} mm  {event.shot.file}  shot before")
+    elif event.kind == "lost":
+        click.echo(f"{event.focal_mm:5g} mm  {event.message} Trying again.", err=True)
+    elif event.kind == "found":
+        click.echo(
+            f"{event.focal_mm:5g} mm  {event.shot.file}  found: it was shot before the camera was lost"
+        )
     elif event.kind == "shot" and (event.kept or not asks):  # else a person has been told, and it comes again
         facts = _shot_text(event.shot) if event.shot else "no raw file"
         click.echo(

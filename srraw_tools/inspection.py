@@ -1,0 +1,65 @@
+"""The stage: everything that can be checked of a sequence that was shot before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from srraw_tools.checks import Expected, Finding, check_shot
+from srraw_tools.errors import UserError
+from srraw_tools.files import sha256_of
+from srraw_tools.raw import read_raw
+from srraw_tools.rig import Rig
+from srraw_tools.scene_checks import check_clipping, check_scene, view_of
+from srraw_tools.sequence import Sequence, Shot, read_sequence
+
+
+def check_sequence(folder: Path, rig: Rig) -> tuple[Sequence, list[Finding]]:
+    """Check the shots of a sequence, ours or as published: files, EXIF, pictures.
+
+    What most shots have is what every shot ought to have: settings and camera are compared with the usual
+    ones. Shots without a raw file are checked by their EXIF alone.
+
+    Raises:
+        UserError: the folder holds no sequence.
+    """
+    sequence = read_sequence(folder)
+    findings: list[Finding] = []
+    shots: list[Shot] = []
+    views = []
+    for shot in sequence.shots:
+        path = folder / shot.file
+        try:
+            found = sha256_of(path)
+            if shot.sha256 and found != shot.sha256:
+                what = "its bytes are not those that were shot"
+                findings.append(Finding("file", what, "copy it from the card again", shot=shot.file))
+            shots.append(replace(shot, sha256=found))
+            if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+                views.append(view_of(shot, read_raw(path)))
+        except UserError as error:
+            what = error.message.removesuffix(".").replace(str(path), "its file")
+            findings.append(Finding("file", what, "copy it from the card again", shot=shot.file))
+    if not sequence.complete:
+        taken = {shot.focal_planned for shot in sequence.shots}
+        missing = ", ".join(f"{f:g}" for f in sequence.planned_mm if f not in taken)
+        findings.append(Finding("file", f"{missing} mm was not shot", "srraw capture --resume"))
+    usual = _usual(shots)
+    for number, shot in enumerate(shots):
+        others = [usual, *(replace(usual, sha256=o.sha256) for o in shots[:number])]
+        findings += [replace(f, shot=shot.file) for f in check_shot(shot, Expected(), others, rig)]
+    for view in views:
+        findings += check_clipping(view.clipped, rig, view.shot.file)
+    return sequence, findings + check_scene(views, rig)
+
+
+def _usual(shots: list[Shot]) -> Shot:
+    """A shot with the settings that most shots have."""
+
+    def most(name: str) -> float | str | None:
+        values = Counter(getattr(shot, name) for shot in shots if getattr(shot, name) is not None)
+        return values.most_common(1)[0][0] if values else None
+
+    names = ("f_number", "exposure_s", "iso", "camera", "lens")
+    return Shot("the others", **{name: most(name) for name in names})
