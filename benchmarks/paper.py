@@ -77,7 +77,7 @@ SYSTEMS = {
 RISES_DB = 0.1  # in the last quarter of a run, which then is marked as not at its end
 
 SHIFTS_PX = (0, 2, 8, 16, 40, 80)
-LOSSES = {"L1": ("--loss", "l1"), "CX": ("--loss", "cx"), "CoBi": ("--loss", "cobi")}
+LOSSES = {"L1": (), "CX": ("--loss", "cx"), "CoBi": ("--loss", "cobi")}
 
 
 def main() -> None:
@@ -234,7 +234,8 @@ def compare_losses(folder: Path, steps: int, jobs: int) -> None:
             data.parent.mkdir(exist_ok=True)
             shift_targets(folder / "srraw.h5", data, shift)
         for name, options in LOSSES.items():
-            runs.append((data, folder / "shifted" / f"{name}-{shift}", options))
+            first = steps if name == "L1" else steps // 4
+            runs.append((data, folder / "shifted" / f"{name}-{shift}", (*options, "--l1-steps", str(first))))
     train(runs, steps, jobs)
     evaluate(folder / "srraw.h5", [out / "model.pt" for _, out, _ in runs], folder / "shifted", None)
 

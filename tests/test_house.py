@@ -19,6 +19,7 @@ STAGES = {"capture", "importing", "align", "pack", "describe", "simulate", "repo
     "stats",
     "export",
     "inspection",
+    "noise",
 }
 # What each module of srraw_tools may import of its own package; nothing looks upwards.
 GROUND = {"errors"}

@@ -1,7 +1,8 @@
-"""`srraw calibrate`: what a lens does, estimated from the sequences that it shot."""
+"""`srraw calibrate`: what a lens and a sensor do, estimated from the sequences that they shot."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,10 +27,12 @@ from srraw_tools.terminal import print_table, with_progress
 if TYPE_CHECKING:
     from srraw_tools.calibration import FocalDistortion
 
+HALF = 8192  # of 14 bits
+
 
 @click.group("calibrate")
 def calibrate() -> None:
-    """Estimate what a lens does from the sequences themselves."""
+    """Estimate what a lens and a sensor do from the sequences themselves."""
 
 
 @calibrate.command("lens")
@@ -96,6 +99,75 @@ def lens(
         )
     report(failures)
     finish([])
+
+
+@calibrate.command("noise")
+@click.argument("paths", nargs=-1, type=PATH)
+@click.option("--out", type=PATH, default=Path("noise.json"), show_default=True, help="Where to write it.")
+@overwrite_option
+@jobs_option
+@dry_run_option
+@json_option
+@quiet_option
+def noise(
+    paths: tuple[Path, ...],
+    out: Path,
+    overwrite: bool,
+    jobs: int,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Find the noise of a sensor, at each ISO, from the raw shots of the sequences below PATHS.
+
+    A pixel's variance is a signal + b in sensor values: photons and readout. Smooth areas tell it, dark ones
+    and bright ones. 'srraw-train --variant syn-calibrated --noise FILE' makes synthetic raw with it.
+
+    Example: srraw calibrate noise sequences/ --out noise.json
+    """
+    from srraw_tools.files import write_json
+    from srraw_tools.noise import MeasuredShot, fit_models, measure_shots, record_of
+    from srraw_tools.sequence import find_sequences, read_sequence
+
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} is there already.", "Give --overwrite to replace it.", wrong_use=True)
+    folders = find_sequences(paths or (Path("sequences"),))
+    total = sum(len(read_sequence(folder).shots) for folder in folders)
+    if dry_run:
+        click.echo(f"{total} shots of {len(folders)} sequences would be measured, and written to {out}.")
+        return
+    shots: list[MeasuredShot] = []
+    failures: list[str] = []
+    found = measure_shots(folders, jobs=jobs)
+    for path, shot in with_progress(found, total, "Measuring", unit="shots", quiet=quiet or as_json):
+        if isinstance(shot, UserError):
+            failures.append(f"{path}: {shot}")
+        else:
+            shots.append(shot)
+    models = fit_models(shots)
+    write_json(out, record_of(models))
+    if as_json:
+        print_json(record_of(models))
+    elif not quiet:
+        print_table(
+            ("camera", ">ISO", ">shots", "colour", ">a", ">b", ">at black", ">at half"),
+            [
+                (
+                    model.camera or "unknown" if place == 0 else "",
+                    ("-" if model.iso is None else f"{model.iso:g}") if place == 0 else "",
+                    str(model.shots) if place == 0 else "",
+                    colour,
+                    f"{model.a[place]:.4f}",
+                    f"{model.b[place]:.2f}",
+                    f"{math.sqrt(model.b[place]):.2f}",
+                    f"{math.sqrt(model.a[place] * HALF + model.b[place]):.1f}",
+                )
+                for model in models
+                for place, colour in enumerate(("red", "green", "blue"))
+            ],
+        )
+        click.echo(f"Sigma at black and at {HALF} above it, in sensor values. Written: {out}.")
+    finish(failures)
 
 
 def _target(rig_name: str | None, out: Path | None, *, overwrite: bool) -> Path | None:
