@@ -38,7 +38,7 @@ def test_from_a_scene_to_a_zoomed_photograph(tmp_path):
         MODEL.format("train"),
         "srraw.h5",
         "--preset",
-        "paper",
+        "paper-4x",
         "--crop",
         "16",
         "--steps",
