@@ -17,6 +17,7 @@ from srraw_tools import __version__
 from srraw_tools.commands.options import (
     PATH,
     dry_run_option,
+    finish,
     json_option,
     overwrite_option,
     print_json,
@@ -26,6 +27,7 @@ from srraw_tools.errors import UserError
 from srraw_tools.terminal import PLAIN_EVERY_S, duration, print_table, with_progress
 
 if TYPE_CHECKING:
+    from srraw_model.evaluate import Score
     from srraw_model.train import StepRecord, Training
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -151,53 +153,107 @@ def train(data: Path, print_config: bool, dry_run: bool, quiet: bool, **options:
 )
 @click.option(
     "--protocol",
-    type=click.Choice(["as-is", "registered"]),
+    type=click.Choice(["as-is", "registered", "aligned"]),
     default="as-is",
     show_default=True,
-    help="registered: each result is first brought onto its target by one global similarity.",
+    help="registered: each result is first brought onto its target by one global similarity. aligned: the "
+    "target follows the result by dense flow, and the result's colours follow the target.",
 )
-@click.option("--lpips-backbone", type=PATH, help="SqueezeNet 1.1 weights in torchvision's layout.")
+@click.option("--table", type=click.Choice(["1", "2"]), help="Also print the paper's table of this number.")
+@click.option(
+    "--lpips",
+    type=click.Choice(["alex", "vgg", "squeeze"]),
+    default="squeeze",
+    show_default=True,
+    help="LPIPS's backbone.",
+)
+@click.option("--lpips-backbone", type=PATH, help="Its weights in torchvision's layout.")
 @click.option("--lpips-linear", type=PATH, help="LPIPS v0.1's linear layers for it.")
+@click.option("--download-lpips", is_flag=True, help="Take the public files of both, fetched once.")
 @click.option("--out", type=PATH, default=Path("eval"), show_default=True, help="Folder for the tables.")
 @overwrite_option
+@dry_run_option
 @json_option
 @quiet_option
 @version_option
-def evaluate(data: Path, out: Path, overwrite: bool, as_json: bool, quiet: bool, **options: Any) -> None:
+def evaluate(
+    data: Path,
+    table: str | None,
+    out: Path,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Compare models with bicubic on the pairs in DATA: PSNR, SSIM, LPIPS.
 
-    Writes metrics.md, metrics.csv and metrics.json into --out. What these hold already is not computed again;
-    further models and pairs are added.
+    Writes metrics.md, metrics.csv, metrics.json and metrics.html, a page with crops to look at, into --out.
+    What these hold already is not computed again; further models and pairs are added.
 
-    Example: srraw-eval srraw.h5 --models run/model.pt,lapsrn:LapSRN_x4.mat --out eval
+    --table 1 puts the models into the rows of the paper's comparison with baselines, --table 2 into those of
+    its comparison with variants; what is missing reads 'not trained'.
+
+    Example: srraw-eval srraw.h5 --models run/model.pt,lapsrn:LapSRN_x4.mat --protocol registered
     """
     from srraw_model.evaluate import (
+        BICUBIC,
+        RECORD_FILE,
         evaluate_models,
-        evaluation_record,
         known_scores,
-        mean_scores,
         prepare_evaluation,
-        table_columns,
-        table_rows,
+    )
+    from srraw_model.tables import (
+        cells_of,
+        columns_of,
+        paper_columns,
+        paper_table,
+        protocol_of,
+        record_of,
+        rows_of,
         write_tables,
     )
+    from srraw_tools.files import write_json
 
     evaluation = prepare_evaluation(data, **options)
     known = {} if overwrite else known_scores(evaluation, out)
+    number = int(table) if table else None
     total = len(evaluation.pairs) * (1 + len(evaluation.networks))
+    if dry_run:
+        click.echo(f"{total} pictures of {len(evaluation.pairs)} pairs, {len(known)} of them known already:")
+        for model in ("bicubic", *evaluation.networks):
+            click.echo(f"  {model}")
+        click.echo(click.wrap_text(protocol_of(evaluation), 80))
+        click.echo(f"Tables and crops would be written into {out}.")
+        return
     tracked = with_progress(
-        evaluate_models(evaluation, known), total, "Evaluating", unit="pictures", quiet=quiet or as_json
+        evaluate_models(evaluation, known, out=out),
+        total,
+        "Evaluating",
+        unit="pictures",
+        quiet=quiet or as_json,
     )
-    scores = list(tracked)
-    table, csv_file = write_tables(evaluation, scores, out)
+    scores: list[Score] = []
+    for score in tracked:
+        scores.append(score)
+        if score.pair != scores[0].pair and score.model == BICUBIC:  # a pair is done: keep it, come what may
+            write_json(out / RECORD_FILE, record_of(evaluation, scores[:-1]))
+    written = write_tables(evaluation, scores, out, table=number)
     if as_json:
-        print_json(evaluation_record(evaluation, scores))
+        print_json(record_of(evaluation, scores))
     elif not quiet:
-        model, *numbers = table_columns(evaluation)
-        print_table((model, *(f">{name}" for name in numbers)), table_rows(mean_scores(scores)))
-        click.echo(click.wrap_text(evaluation.protocol, 80))
+        rows = rows_of(scores)
+        if number:
+            head, *numbers = paper_columns(evaluation)
+            printed = paper_table(evaluation, rows, number, gap="\n")
+        else:
+            head, *numbers = columns_of(evaluation)
+            printed = [cells_of(row, gap="\n") for row in rows]
+        print_table((head, *(f">{name}" for name in numbers)), printed)
+        click.echo(click.wrap_text(protocol_of(evaluation), 80))
         before = f"; {len(known)} of {total} pictures were evaluated before" if known else ""
-        click.echo(f"\nWritten: {table} and {csv_file}{before}.")
+        click.echo(f"\nWritten: {', '.join(str(path) for path in written)}{before}.")
+    finish(list(evaluation.problems))
 
 
 class _CropType(click.ParamType):

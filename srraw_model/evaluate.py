@@ -1,52 +1,73 @@
-"""Models x pairs -> a table: PSNR, SSIM and LPIPS, always beside bicubic, under a protocol that is stated."""
+"""Models x pairs -> scores: PSNR, SSIM and LPIPS, always beside bicubic, under a protocol that is stated."""
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from srraw_model.aligned import align_target
 from srraw_model.baselines import Baseline, ThenBicubic
-from srraw_model.checkpoint import load_checkpoint
+from srraw_model.checkpoint import Checkpoint, load_checkpoint
 from srraw_model.dataset import pairs_of
+from srraw_model.features import LPIPS_BACKBONES
 from srraw_model.metrics import Lpips, load_lpips, psnr, ssim
+from srraw_model.metrics import download_lpips as fetch_lpips
 from srraw_model.network import PaperNetwork, SmallNetwork
 from srraw_model.pictures import Picture, baseline_picture, bicubic_picture, output_picture, target_picture
 from srraw_model.public_weights import LOADERS
 from srraw_model.registered import register_result
-from srraw_tools import __version__, shards
+from srraw_tools import shards
 from srraw_tools.errors import UserError
-from srraw_tools.files import read_json, replacing, sha256_of, write_json
+from srraw_tools.files import read_json, replacing, sha256_of
+from srraw_tools.shards import Pair, PairData
 
 Network = PaperNetwork | SmallNetwork
+Mask = npt.NDArray[np.bool_]
+System = tuple[str, str]
 BICUBIC = "bicubic"
 PROTOCOLS = {
     "as-is": "no registration or colour fit of the result",
     "registered": "each result is brought onto its target by one global similarity and scored where both "
     "have pixels; where that fails it is scored as it is, and marked",
+    "aligned": "the target is warped to each result by dense flow, and the result's colours are fitted to it "
+    "by a 3 x 3 matrix of linear light; pixels count where flow there and back agrees within 1 px, and for "
+    "LPIPS the others are made equal; where flow is known for less than 30 %, the result is scored as it "
+    "is, and marked",
 }
-RECORD_FILE, TABLE_FILE, SCORES_FILE = "metrics.json", "metrics.md", "metrics.csv"
+RECORD_FILE = "metrics.json"
+CROPS = "crops"  # folder of pictures beside the record
+CROP_PX = 256  # side of a picture's most detailed part that is kept for people to look at
+TARGET = "target"
 
 
 @dataclass(frozen=True)
 class Score:
     """A model on a pair. Higher is better but for LPIPS, which is None where no weights were given.
 
-    `registration_failed`: the protocol is `registered`, and the picture was scored as it is.
+    Attributes:
+        counted: share of the target's valid pixels that are compared.
+        failed: the protocol could not be kept, and the picture was scored as it is.
     """
 
     pair: str
+    sequence: str
     model: str
     psnr_db: float
     ssim: float
     lpips: float | None
-    registration_failed: bool = False
+    counted: float = 1.0
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +77,10 @@ class Evaluation:
     Attributes:
         pairs: by name, the hash of what each was packed from.
         networks, hashes: by the model's name in tables, and its file's hash.
+        systems: by the model's name, its row in the paper's tables: a name and "a", "b" or "".
         options: what else decides the numbers, as JSON keeps it.
+        problems: sentences about what of the set cannot be read.
+        published: the set is SR-RAW itself.
     """
 
     data: Path
@@ -65,25 +89,11 @@ class Evaluation:
     pairs: dict[str, str]
     networks: dict[str, Network | Baseline]
     hashes: dict[str, str]
+    systems: dict[str, System]
     lpips: Lpips | None
     options: dict[str, Any]
-
-    @property
-    def protocol(self) -> str:
-        """How the numbers come about, in sentences."""
-        lpips = (
-            f"LPIPS v0.1 ({self.lpips.backbone}) on a rectangle of valid pixels."
-            if self.lpips
-            else "LPIPS was not computed: no weights were given."
-        )
-        return (
-            f"{self.zoom}X, split '{self.split}', {len(self.pairs)} pairs. Protocol: "
-            f"{self.options['protocol']} ({PROTOCOLS[self.options['protocol']]}). "
-            "8-bit sRGB, RGB, data range 1, all valid target pixels, no border cut off. SSIM: Gaussian "
-            "window 11x11, sigma 1.5, on windows that are wholly valid. Bicubic: the demosaiced low shot's "
-            "8-bit sRGB, Keys's cubic with a = -1/2, areas kept. Public baselines see "
-            f"that same sRGB. {lpips}"
-        )
+    problems: tuple[str, ...] = ()
+    published: bool = False
 
 
 def prepare_evaluation(
@@ -93,8 +103,10 @@ def prepare_evaluation(
     zoom: int | None = None,
     split: str = "test",
     protocol: str = "as-is",
+    lpips: str = "squeeze",
     lpips_backbone: Path | None = None,
     lpips_linear: Path | None = None,
+    download_lpips: bool = False,
 ) -> Evaluation:
     """Check everything and load the networks.
 
@@ -104,7 +116,10 @@ def prepare_evaluation(
             `public_weights.LOADERS`; "bicubic", which is always there.
         zoom: None takes the models'.
         protocol: a key of PROTOCOLS.
-        lpips_backbone, lpips_linear: SqueezeNet 1.1 in torchvision's layout and LPIPS v0.1's linear layers.
+        lpips: the backbone, a key of `features.LPIPS_BACKBONES`.
+        lpips_backbone, lpips_linear: it in torchvision's layout, and LPIPS v0.1's linear layers for it;
+            without them there is no LPIPS.
+        download_lpips: fetch both where they are not in torch.hub's cache.
 
     Raises:
         UserError: a file is not what it should be, zooms differ, or the split is empty.
@@ -116,6 +131,12 @@ def prepare_evaluation(
     if (lpips_backbone is None) != (lpips_linear is None):
         raise UserError(
             "LPIPS needs two files.", "Give --lpips-backbone and --lpips-linear together.", wrong_use=True
+        )
+    if lpips not in LPIPS_BACKBONES:
+        raise UserError(
+            f"LPIPS has no backbone {lpips!r} here.",
+            f"Give one of {', '.join(LPIPS_BACKBONES)}.",
+            wrong_use=True,
         )
     models = [str(model) for model in models if str(model) != BICUBIC]
     baselines = {model: _load_baseline(model) for model in models if model.partition(":")[0] in LOADERS}
@@ -129,23 +150,45 @@ def prepare_evaluation(
         raise UserError("Nothing says which zoom to evaluate.", "Give --models or --zoom.", wrong_use=True)
     networks: dict[str, Network | Baseline] = {}
     hashes: dict[str, str] = {}
+    systems: dict[str, System] = {}
     for model in models:
         if model in baselines:
             name, path = model.split(":", 1)
             label, network = _enlarging(name, baselines[model], zoom)
+            system = name, "a"
         else:
             label, network, path = checkpoints[model].label, checkpoints[model].make_network(), model
+            system = _system_of(checkpoints[model])
         label = label if label not in networks else f"{label}, {path}"
-        networks[label], hashes[label] = network, sha256_of(path)
+        networks[label], hashes[label], systems[label] = network, sha256_of(path), system
     with shards.open(data) as reader:
-        pairs = {pair.name: pair.input_hash for pair in pairs_of(reader, zoom=zoom, split=split)}
+        selected = pairs_of(reader, zoom=zoom, split=split)
+        pairs = {pair.name: pair.input_hash for pair in selected}
+        problems, published = reader.problems, all(_is_published(pair) for pair in selected)
         options = {"zoom": zoom, "split": split, "protocol": protocol}
         options |= {"target": reader.options.get("target"), "lpips": None}
-    lpips = None
+    measure = None
+    if download_lpips and not lpips_backbone:
+        lpips_backbone, lpips_linear = fetch_lpips(lpips)
     if lpips_backbone and lpips_linear:
-        lpips = load_lpips(lpips_backbone, lpips_linear)
-        options["lpips"] = [sha256_of(lpips_backbone), sha256_of(lpips_linear)]
-    return Evaluation(Path(data), zoom, split, pairs, networks, hashes, lpips, options)
+        measure = load_lpips(lpips_backbone, lpips_linear, backbone=lpips)
+        options["lpips"] = [lpips, sha256_of(lpips_backbone), sha256_of(lpips_linear)]
+    return Evaluation(
+        Path(data), zoom, split, pairs, networks, hashes, systems, measure, options, problems, published
+    )
+
+
+def _system_of(checkpoint: Checkpoint) -> System:
+    options = checkpoint.options
+    if options.get("baseline"):
+        return options["baseline"], "a" if options.get("pairs") == "bicubic" else "b"
+    return options.get("variant", "raw"), ""
+
+
+def _is_published(pair: Pair) -> bool:
+    """Whether a pair is one of SR-RAW: its camera, in a sequence of its layout."""
+    named = re.match(r"(train|val|test)-\d{5}$", pair.sequence)
+    return named is not None and (pair.camera or "").endswith("ILCE-7SM2")
 
 
 def _load_baseline(model: str) -> Baseline:
@@ -177,11 +220,13 @@ def known_scores(evaluation: Evaluation, out: Path) -> dict[tuple[str, str], Sco
         UserError: the tables there hold what this evaluation would not: made by other options, or of
             models or pairs that it lacks or that have changed.
     """
+    hint = "Give --overwrite to replace them, or another --out."
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file.", "Give --out a folder.", wrong_use=True)
-    if not any((out / name).exists() for name in (RECORD_FILE, TABLE_FILE, SCORES_FILE)):
+    if not (out / RECORD_FILE).exists():
+        if any(out.glob("metrics.*")):
+            raise UserError(f"{out} holds tables that do not say what they are of.", hint, wrong_use=True)
         return {}
-    hint = "Give --overwrite to replace them, or another --out."
     try:
         record = read_json(out / RECORD_FILE)
         options, pairs, models = record["options"], record["inputs"].items(), record["models"].items()
@@ -205,10 +250,26 @@ def known_scores(evaluation: Evaluation, out: Path) -> dict[tuple[str, str], Sco
 
 
 def evaluate_models(
-    evaluation: Evaluation, known: Mapping[tuple[str, str], Score] | None = None
+    evaluation: Evaluation,
+    known: Mapping[tuple[str, str], Score] | None = None,
+    *,
+    out: Path | None = None,
 ) -> Iterator[Score]:
-    """Score bicubic and every network on every pair, pair by pair, bicubic first; `known` scores are kept."""
-    known, models = known or {}, [BICUBIC, *evaluation.networks]
+    """Score bicubic and every network on every pair, pair by pair, bicubic first; `known` scores are kept.
+
+    Args:
+        out: a folder for crops of the pictures, which `crop_file` names; None keeps none.
+
+    Raises:
+        UserError: a pair cannot be read, or shows nothing of the target.
+    """
+    known, models = dict(known or {}), [BICUBIC, *evaluation.networks]
+    if out is not None:
+        (out / CROPS).mkdir(parents=True, exist_ok=True)
+        files = {
+            (p, m): crop_file(evaluation, out, p, m) for p in evaluation.pairs for m in (*models, TARGET)
+        }
+        known = {at: score for at, score in known.items() if at in files and files[at].exists()}
     with shards.open(evaluation.data) as reader:
         for pair in reader.select(zoom=evaluation.zoom, split=evaluation.split):
             if all((pair.name, model) in known for model in models):
@@ -218,143 +279,82 @@ def evaluate_models(
             if not data.valid.any():
                 raise UserError(f"{pair.name} of {evaluation.data} has no valid target pixel.", "Pack again.")
             target = target_picture(pair, data)
+            crop = detailed_crop(target, data.valid, CROP_PX)
+            if out is not None:
+                _write_crop(files[pair.name, TARGET], target[crop])
             for model in models:
                 if (pair.name, model) in known:
                     yield known[pair.name, model]
                     continue
-                if model == BICUBIC:
-                    picture = bicubic_picture(pair, data)
-                elif isinstance(evaluation.networks[model], Baseline):
-                    picture = baseline_picture(evaluation.networks[model], data)
-                else:
-                    picture = output_picture(evaluation.networks[model], pair, data)
-                valid, failed = data.valid, False
-                if evaluation.options["protocol"] == "registered":
-                    registered = register_result(picture, target, valid)
-                    picture, valid = registered.picture, registered.valid
-                    failed = registered.target_to_result is None
-                score = _score(
-                    pair.name,
-                    model,
-                    _as_tensor(picture),
-                    _as_tensor(target),
-                    torch.from_numpy(valid)[None, None],
-                    evaluation.lpips,
-                )
-                yield replace(score, registration_failed=failed)
+                picture = _picture_of(evaluation, model, pair, data)
+                if out is not None:
+                    _write_crop(files[pair.name, model], picture[crop])
+                yield _score(evaluation, pair, model, picture, target, data.valid)
 
 
-def _score(pair: str, model: str, image: Tensor, target: Tensor, valid: Tensor, lpips: Lpips | None) -> Score:
+def _picture_of(evaluation: Evaluation, model: str, pair: Pair, data: PairData) -> Picture:
+    if model == BICUBIC:
+        return bicubic_picture(pair, data)
+    network = evaluation.networks[model]
+    if isinstance(network, Baseline):
+        return baseline_picture(network, data)
+    return output_picture(network, pair, data)
+
+
+def _score(
+    evaluation: Evaluation, pair: Pair, model: str, picture: Picture, target: Picture, valid: Mask
+) -> Score:
+    """Under the evaluation's protocol; `failed` where that could not be kept."""
+    counts, failed = valid, False
+    if evaluation.options["protocol"] == "registered":
+        registered = register_result(picture, target, valid)
+        picture, counts, failed = registered.picture, registered.valid, registered.target_to_result is None
+    elif evaluation.options["protocol"] == "aligned":
+        aligned = align_target(picture, target, valid)
+        failed = aligned is None
+        if aligned is not None:
+            picture, target, counts = aligned.picture, aligned.target, aligned.counts
+    image, reference = _levels(picture), _levels(target)
+    mask = torch.from_numpy(counts)[None, None]
+    lpips = None
+    if evaluation.lpips:
+        # LPIPS sees far around a pixel; what flow does not know is equal in both, so that it needs no mask.
+        around = mask if evaluation.options["protocol"] != "aligned" else torch.from_numpy(valid)[None, None]
+        lpips = evaluation.lpips(image / 255, reference / 255, valid=around).item()
     return Score(
-        pair=pair,
+        pair=pair.name,
+        sequence=pair.sequence,
         model=model,
-        psnr_db=psnr(image, target, valid=valid).item(),
-        ssim=ssim(image, target, valid=valid).item(),
-        lpips=lpips(image, target, valid=valid).item() if lpips else None,
+        psnr_db=psnr(image, reference, data_range=255, valid=mask).item(),
+        ssim=ssim(image, reference, data_range=255, valid=mask).item(),
+        lpips=lpips,
+        counted=float(counts.sum() / valid.sum()),
+        failed=failed,
     )
 
 
-def _as_tensor(picture: Picture) -> Tensor:
-    return torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+def _levels(picture: Picture) -> Tensor:
+    """(1, 3, H, W) float32 from 0 to 255: every level exact, so that float64 sums are too."""
+    return torch.from_numpy(picture).permute(2, 0, 1)[None].float()
 
 
-def mean_scores(scores: Sequence[Score]) -> list[Score]:
-    """The mean of every model over the pairs, in the order in which the models came."""
-    means = []
-    for model in dict.fromkeys(score.model for score in scores):
-        own = [score for score in scores if score.model == model]
-        lpips = [score.lpips for score in own if score.lpips is not None]
-        means.append(
-            Score(
-                pair="mean",
-                model=model,
-                psnr_db=sum(score.psnr_db for score in own) / len(own),
-                ssim=sum(score.ssim for score in own) / len(own),
-                lpips=sum(lpips) / len(lpips) if lpips else None,
-                registration_failed=any(score.registration_failed for score in own),
-            )
-        )
-    return means
+def detailed_crop(picture: Picture, valid: Mask, side: int) -> tuple[slice, slice]:
+    """Rows and columns of the square, of at most `side`, that holds the most detail where it is valid."""
+    height, width = (min(side, length) for length in valid.shape)
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    detail = np.abs(cv2.Laplacian(grey, cv2.CV_32F)) * valid
+    sums = cv2.integral(detail)
+    total = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    y, x = np.unravel_index(int(np.argmax(total)), total.shape)
+    return slice(int(y), int(y) + height), slice(int(x), int(x) + width)
 
 
-def table_rows(scores: Sequence[Score]) -> list[tuple[str, str, str, str]]:
-    """Model, PSNR, SSIM and LPIPS, as printed."""
-    return [
-        (
-            f"{s.model} (registration failed)" if s.registration_failed else s.model,
-            f"{s.psnr_db:.2f}",
-            f"{s.ssim:.4f}",
-            "-" if s.lpips is None else f"{s.lpips:.4f}",
-        )
-        for s in scores
-    ]
+def crop_file(evaluation: Evaluation, out: Path, pair: str, model: str) -> Path:
+    """Where the crop of a model's picture of a pair lies, by what both are made of; also of TARGET."""
+    made_of = f"{evaluation.pairs[pair]} {pair} {evaluation.hashes.get(model, model)}"
+    return out / CROPS / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.webp"
 
 
-def table_columns(evaluation: Evaluation) -> tuple[str, str, str, str]:
-    """The head of the table."""
-    lpips = f"LPIPS ({evaluation.lpips.backbone})" if evaluation.lpips else "LPIPS"
-    return "model", "PSNR dB", "SSIM", lpips
-
-
-def evaluation_record(evaluation: Evaluation, scores: Sequence[Score]) -> dict[str, Any]:
-    """What was compared, and the scores, as JSON keeps them: PSNR is null where two pictures are equal."""
-
-    def plain(score: Score) -> dict[str, Any]:
-        return {**asdict(score), "psnr_db": score.psnr_db if math.isfinite(score.psnr_db) else None}
-
-    return {
-        "created_by": f"srraw {__version__}",
-        "protocol": evaluation.protocol,
-        "options": evaluation.options,
-        "inputs": evaluation.pairs,
-        "models": evaluation.hashes,
-        "mean": [plain(score) for score in mean_scores(scores)],
-        "pairs": [plain(score) for score in scores],
-    }
-
-
-def write_tables(evaluation: Evaluation, scores: Sequence[Score], out: Path) -> tuple[Path, Path]:
-    """Write the table of means, and of every pair, as JSON, Markdown and CSV into the folder `out`.
-
-    Returns:
-        The Markdown and the CSV file. What was there is replaced; `known_scores` says whether it may be.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot make {out}: {error.strerror}.", "Give another --out.") from error
-    columns = table_columns(evaluation)
-    lines = [
-        "# Evaluation",
-        "",
-        evaluation.protocol,
-        "",
-        *_markdown(columns, table_rows(mean_scores(scores))),
-    ]
-    lines += ["", "## Every pair", ""]
-    rows = [(s.pair, *row) for s, row in zip(scores, table_rows(scores), strict=True)]
-    lines += _markdown(("pair", *columns), rows)
-    write_json(out / RECORD_FILE, evaluation_record(evaluation, scores))
-    table, all_scores = out / TABLE_FILE, out / SCORES_FILE
-    with replacing(table) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with replacing(all_scores) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        backbone = evaluation.lpips.backbone if evaluation.lpips else ""
-        writer.writerow(
-            ["pair", "model", "psnr_db", "ssim", "lpips", "lpips_backbone", "registration_failed"]
-        )
-        for s in (*scores, *mean_scores(scores)):
-            writer.writerow(
-                [
-                    *(s.pair, s.model, s.psnr_db, s.ssim),
-                    *("" if s.lpips is None else s.lpips, backbone, s.registration_failed),
-                ]
-            )
-    return table, all_scores
-
-
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    numbers = len(columns) - 3  # the last three columns hold numbers
-    ruler = ["---" if i < numbers else "---:" for i in range(len(columns))]
-    return ["| " + " | ".join(cells) + " |" for cells in (columns, ruler, *rows)]
+def _write_crop(path: Path, picture: Picture) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(cv2.imencode(".webp", picture[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 95])[1])

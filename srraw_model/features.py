@@ -1,15 +1,13 @@
-"""Pretrained feature networks, from files and without torchvision: VGG-19 for CoBi, SqueezeNet for LPIPS.
+"""Pretrained feature networks, from files and without torchvision: VGG-19 for CoBi, three for LPIPS.
 
 A feature network is one sequence of layers, numbered as in its weight file, with taps after some of them.
-Another backbone is one more function like `_squeezenet` (LPIPS taps AlexNet after 1, 4, 7, 9, 11 and VGG-16
-after 3, 8, 15, 22, 29).
 """
 
 from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +17,8 @@ from srraw_tools.errors import UserError
 
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"  # dcbb9e9d begins its SHA-256
 SQUEEZENET_URL = "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth"
+ALEXNET_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 
 # torchvision's networks were trained on (sRGB - mean) / std, per channel.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -97,17 +97,20 @@ def load_vgg19(
     return _filled(_vgg19(pooling, deep=deep), weights, "features.", source, VGG19_HINT)
 
 
-def load_squeezenet(path: Path) -> FeatureNetwork:
-    """SqueezeNet 1.1 from torchvision's layout (half precision too), with the taps and input of LPIPS v0.1.
+def load_lpips_backbone(name: str, path: Path) -> FeatureNetwork:
+    """The network under LPIPS v0.1, from torchvision's layout (half precision too), with LPIPS's taps.
 
-    Its input is sRGB in [-1, 1]. Raises UserError for a file that is not this network.
+    Its input is sRGB in [-1, 1].
+
+    Args:
+        name: a key of LPIPS_BACKBONES.
+
+    Raises:
+        UserError: a file that is not this network.
     """
-    hint = f"Pass torchvision's SqueezeNet 1.1 ({SQUEEZENET_URL})."
-    return _filled(_squeezenet(), read_weights(path, hint), "features.", str(path), hint)
-
-
-# LPIPS backbones by name: an entry is all that a further one needs.
-LPIPS_BACKBONES = {"squeeze": load_squeezenet}
+    url, make = LPIPS_BACKBONES[name]
+    hint = f"Pass the file that torchvision takes ({url}), or --download-lpips."
+    return _filled(make(), read_weights(path, hint), "features.", str(path), hint)
 
 
 def read_weights(path: Path, hint: str, *, within: Sequence[str] = ()) -> dict[str, Tensor]:
@@ -135,24 +138,32 @@ def read_weights(path: Path, hint: str, *, within: Sequence[str] = ()) -> dict[s
 
 
 def download_vgg19() -> Path:
-    """torchvision's VGG-19 in torch.hub's cache; fetched (548 MB) where it is not there, checked by its hash.
+    """torchvision's VGG-19 (548 MB), as `fetched`."""
+    return fetched(VGG19_URL, VGG19_URL.rsplit("-", 1)[1].split(".")[0])
 
-    Raises UserError where it cannot be fetched, stored, or arrives damaged.
+
+def fetched(url: str, sha256: str, name: str | None = None) -> Path:
+    """A file in torch.hub's cache; fetched where it is not there, and checked by its hash.
+
+    Args:
+        sha256: of the file, or how it begins.
+        name: in the cache; None takes the address's last part.
+
+    Raises:
+        UserError: it cannot be fetched, stored, or arrives damaged.
     """
-    name = VGG19_URL.rsplit("/", 1)[1]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / (name or url.rsplit("/", 1)[1])
     if path.exists():
         return path
-    begins = name.split("-")[1].split(".")[0]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(VGG19_URL, str(path), begins, progress=sys.stderr.isatty())
+        torch.hub.download_url_to_file(url, str(path), sha256, progress=sys.stderr.isatty())
     except OSError as error:  # urllib's too
         raise UserError(
-            f"{VGG19_URL} could not be fetched ({error}).", "Fetch it by other means and pass its path."
+            f"{url} could not be fetched ({error}).", "Fetch it by other means and pass its path."
         ) from error
     except RuntimeError as error:
-        raise UserError(f"{VGG19_URL} arrived damaged ({error}).", "Try again.") from error
+        raise UserError(f"{url} arrived damaged ({error}).", "Try again.") from error
     return path
 
 
@@ -209,6 +220,16 @@ def _pool(pooling: str) -> nn.Module:
     return nn.MaxPool2d(2) if pooling == "max" else nn.AvgPool2d(2)
 
 
+def _lpips(layers: dict[int, nn.Module], taps: Sequence[int]) -> FeatureNetwork:
+    """With LPIPS's own constants: ImageNet's mean and deviation, about, of images in [-1, 1]."""
+    return FeatureNetwork(
+        dict(sorted(layers.items())),
+        {number: f"slice{i}" for i, number in enumerate(taps, start=1)},
+        (-0.030, -0.088, -0.188),
+        (0.458, 0.448, 0.450),
+    )
+
+
 def _squeezenet() -> FeatureNetwork:
     widths = {
         3: (64, 16, 128), 4: (128, 16, 128), 6: (128, 32, 256), 7: (256, 32, 256),
@@ -217,13 +238,31 @@ def _squeezenet() -> FeatureNetwork:
     layers: dict[int, nn.Module] = {0: nn.Conv2d(3, 64, 3, stride=2), 1: nn.ReLU()}
     layers |= {number: nn.MaxPool2d(3, stride=2, ceil_mode=True) for number in (2, 5, 8)}
     layers |= {number: _Fire(*width) for number, width in widths.items()}
-    # LPIPS's own constants: ImageNet's mean and deviation, about, of images in [-1, 1].
-    return FeatureNetwork(
-        dict(sorted(layers.items())),
-        {number: f"slice{i}" for i, number in enumerate((1, 4, 7, 9, 10, 11, 12), start=1)},
-        (-0.030, -0.088, -0.188),
-        (0.458, 0.448, 0.450),
-    )
+    return _lpips(layers, (1, 4, 7, 9, 10, 11, 12))
+
+
+def _alexnet() -> FeatureNetwork:
+    layers: dict[int, nn.Module] = {
+        0: nn.Conv2d(3, 64, 11, stride=4, padding=2),
+        3: nn.Conv2d(64, 192, 5, padding=2),
+        6: nn.Conv2d(192, 384, 3, padding=1),
+        8: nn.Conv2d(384, 256, 3, padding=1),
+        10: nn.Conv2d(256, 256, 3, padding=1),
+    }
+    layers |= {number + 1: nn.ReLU() for number in layers}
+    layers |= {number: nn.MaxPool2d(3, stride=2) for number in (2, 5)}
+    return _lpips(layers, (1, 4, 7, 9, 11))
+
+
+def _vgg16() -> FeatureNetwork:
+    layers: dict[int, nn.Module] = {}
+    before = 3
+    for number in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28):
+        width = 64 if number < 4 else 128 if number < 9 else 256 if number < 16 else 512
+        layers |= {number: nn.Conv2d(before, width, 3, padding=1), number + 1: nn.ReLU()}
+        before = width
+    layers |= {number: nn.MaxPool2d(2) for number in (4, 9, 16, 23)}
+    return _lpips(layers, (3, 8, 15, 22, 29))
 
 
 class _Fire(nn.Module):
@@ -238,3 +277,11 @@ class _Fire(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         squeezed = self.squeeze(values).relu()
         return torch.cat((self.expand1x1(squeezed), self.expand3x3(squeezed)), dim=1).relu()
+
+
+# By LPIPS's names: torchvision's file, whose name holds the beginning of its SHA-256, and the network.
+LPIPS_BACKBONES: dict[str, tuple[str, Callable[[], FeatureNetwork]]] = {
+    "alex": (ALEXNET_URL, _alexnet),
+    "vgg": (VGG16_URL, _vgg16),
+    "squeeze": (SQUEEZENET_URL, _squeezenet),
+}

@@ -13,11 +13,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from srraw_model.features import LPIPS_BACKBONES, FeatureNetwork, read_weights
+from srraw_model.features import (
+    LPIPS_BACKBONES,
+    FeatureNetwork,
+    fetched,
+    load_lpips_backbone,
+    read_weights,
+)
 from srraw_tools.errors import UserError
 
 SSIM_RADIUS_PX = 5  # an 11 x 11 window
 SSIM_SIGMA_PX = 1.5
+LPIPS_URL = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/"
+LPIPS_SHA256 = {
+    "alex": "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+    "vgg": "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+    "squeeze": "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
+}
 BAND_ROWS = 64  # of an image, in float64 at once
 
 
@@ -172,7 +184,7 @@ def load_lpips(network_file: Path, linear_file: Path, *, backbone: str = "squeez
     """
     if backbone not in LPIPS_BACKBONES:
         raise ValueError(f"LPIPS has no backbone {backbone!r} here; there are {', '.join(LPIPS_BACKBONES)}.")
-    network = LPIPS_BACKBONES[backbone](network_file)
+    network = load_lpips_backbone(backbone, network_file)
     hint = f"Pass {backbone}.pth of LPIPS's weights v0.1 (richzhang/PerceptualSimilarity)."
     weights = read_weights(linear_file, hint)
     with torch.no_grad():
@@ -184,6 +196,18 @@ def load_lpips(network_file: Path, linear_file: Path, *, backbone: str = "squeez
             raise UserError(f"{linear_file} does not hold LPIPS's linear layers for {backbone}.", hint)
         linear.append(weight.float())
     return Lpips(backbone, network, linear).eval()
+
+
+def download_lpips(backbone: str) -> tuple[Path, Path]:
+    """The two files of `load_lpips` in torch.hub's cache; fetched where they are not, checked by hash.
+
+    Raises:
+        UserError: as `features.fetched`.
+    """
+    url, _ = LPIPS_BACKBONES[backbone]
+    begins = url.rsplit("-", 1)[1].split(".")[0]
+    linear = fetched(f"{LPIPS_URL}{backbone}.pth", LPIPS_SHA256[backbone], f"lpips_v0.1_{backbone}.pth")
+    return fetched(url, begins), linear
 
 
 def valid_rectangle(valid: Tensor) -> tuple[slice, slice]:

@@ -78,13 +78,24 @@ def residual_flow(
     percentile, level = BRIGHTEST
     white = max(float(np.percentile(low, percentile)) * (255 / level) ** 2, 1e-6)
     here, there = _grey(low / white), _grey(aligned * (gain / white))
-    search = _dense_inverse_search()
-    forth = search.calc(here, there, None)
-    back = search.calc(there, here, None)
-    missed_px = np.linalg.norm(forth + _sampled(back, forth), axis=-1)
+    forth, missed_px = there_and_back(here, there)
     arrives_inside = _sampled(inside, forth) > 0.999
     mask = seen & arrives_inside & (missed_px < CONSISTENT_PX) & (np.abs(forth).max(-1) < LONGEST_PX)
     return Flow(forth, mask)
+
+
+def there_and_back(
+    here: npt.NDArray[np.uint8], there: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Dense flow between two grey pictures (h, w), and by how much that back again misses the beginning.
+
+    Returns:
+        (h, w, 2) and (h, w), in pixels: what `here` shows at (x, y), `there` shows at (x + dx, y + dy).
+    """
+    search = _dense_inverse_search()
+    forth = search.calc(here, there, None)
+    back = search.calc(there, here, None)
+    return forth, np.linalg.norm(forth + _sampled(back, forth), axis=-1)
 
 
 def flow_name(low: str, high: str) -> str:

@@ -56,19 +56,19 @@ class NoiseModel:
     """variance = a signal + b in sensor values above black, over red, green and blue.
 
     Attributes:
-        camera, iso: as the files tell; None where they do not.
+        camera, iso: as pairs name them; no ISO where the files tell none.
         shots: that were measured.
         a, b: of each colour.
     """
 
-    camera: str | None
+    camera: str
     iso: float | None
     shots: int
     a: tuple[float, ...]
     b: tuple[float, ...]
 
 
-Setting = tuple[str | None, float | None]  # camera and ISO
+Setting = tuple[str, float | None]  # camera and ISO
 
 
 @dataclass(frozen=True)
@@ -215,6 +215,6 @@ def _measured(path: Path) -> MeasuredShot:
     for place, colour in enumerate(raw.cfa):
         plane = raw.mosaic[place // 2 :: 2, place % 2 :: 2]
         found[colour].append(measure_blocks(plane, raw.black_level[place], raw.white_level))
-    exif = raw.exif
-    camera = " ".join(part for part in (exif.make, exif.model) if part) or None
-    return MeasuredShot(path, (camera, exif.iso), {c: _joined(blocks) for c, blocks in found.items()})
+    return MeasuredShot(
+        path, (raw.exif.camera, raw.exif.iso), {c: _joined(blocks) for c, blocks in found.items()}
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import shutil
 from dataclasses import replace
@@ -16,15 +15,18 @@ from synthetic import write_set, write_untrained
 
 from srraw_model import pictures
 from srraw_model.evaluate import (
+    BICUBIC,
+    TARGET,
+    crop_file,
+    detailed_crop,
     evaluate_models,
     known_scores,
-    mean_scores,
     prepare_evaluation,
-    write_tables,
 )
 from srraw_model.pictures import baseline_picture, bicubic_picture, target_picture
 from srraw_model.public_weights import load_lapsrn
 from srraw_model.registered import Registered
+from srraw_model.tables import protocol_of, rows_of, write_tables
 from srraw_tools import shards
 from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of
@@ -48,7 +50,7 @@ def test_every_pair_has_bicubic_and_every_model(data, checkpoint, tmp_path):
     assert [s.model for s in scores] == models * 2
     assert len({s.pair for s in scores}) == 2
     assert len({s.psnr_db for s in scores}) == 6
-    assert [m.model for m in mean_scores(scores)] == models
+    assert [row.model for row in rows_of(scores)] == models
 
 
 def test_bicubic_needs_no_checkpoint_and_its_numbers_are_scikit_images(data):
@@ -59,7 +61,7 @@ def test_bicubic_needs_no_checkpoint_and_its_numbers_are_scikit_images(data):
     rows, columns = np.nonzero(loaded.valid)  # a rectangle here
     inside = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
     (score, *_) = evaluate_models(prepare_evaluation(data, zoom=4))
-    assert score.psnr_db == pytest.approx(peak_signal_noise_ratio(target[inside], made[inside]), abs=1e-5)
+    assert score.psnr_db == pytest.approx(peak_signal_noise_ratio(target[inside], made[inside]), abs=1e-9)
     _, full = structural_similarity(
         target[inside] / 255,
         made[inside] / 255,
@@ -70,7 +72,7 @@ def test_bicubic_needs_no_checkpoint_and_its_numbers_are_scikit_images(data):
         use_sample_covariance=False,
         full=True,
     )
-    assert score.ssim == pytest.approx(full[5:-5, 5:-5].mean(), abs=1e-6)
+    assert score.ssim == pytest.approx(full[5:-5, 5:-5].mean(), abs=1e-9)
 
 
 def test_bicubic_keeps_areas(data):
@@ -83,22 +85,6 @@ def test_bicubic_keeps_areas(data):
     back = cv2.resize(up, low.shape[1::-1], interpolation=cv2.INTER_AREA)
     shift, _ = cv2.phaseCorrelate(low[..., 1], back[..., 1])
     assert np.hypot(*shift) < 0.02
-
-
-def test_the_tables_on_disk_say_the_same_and_state_the_protocol(data, checkpoint, tmp_path):
-    evaluation = prepare_evaluation(data, models=[checkpoint])
-    scores = list(evaluate_models(evaluation))
-    table, csv_file = write_tables(evaluation, scores, tmp_path / "eval")
-    text = table.read_text()
-    for said in ("as-is", "data range 1", "8-bit sRGB", "LPIPS was not computed", "split 'test', 2 pairs"):
-        assert said in text
-    with open(csv_file, newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["pair"] for row in rows[-2:]] == ["mean", "mean"]
-    for score, row in zip([*scores, *mean_scores(scores)], rows, strict=True):
-        assert (row["pair"], row["model"]) == (score.pair, score.model)
-        assert float(row["psnr_db"]) == score.psnr_db
-        assert f"{score.psnr_db:.2f} | {score.ssim:.4f} | - |" in text
 
 
 def test_what_is_in_the_tables_is_not_computed_again_and_more_is_added(data, checkpoint, tmp_path):
@@ -140,9 +126,9 @@ def test_tables_of_something_else_are_not_replaced_unasked(data, checkpoint, tmp
 def test_public_weights_stand_beside_a_checkpoint(data, checkpoint, shared_data):
     lapsrn = shared_data / "weights/LapSRN_x4.mat"
     evaluation = prepare_evaluation(data, models=["bicubic", f"lapsrn:{lapsrn}", checkpoint])
-    scores = {score.model: score for score in mean_scores(list(evaluate_models(evaluation)))}
-    assert list(scores) == ["bicubic", "lapsrn", "untrained"]
-    assert scores["lapsrn"].psnr_db > scores["untrained"].psnr_db
+    rows = {row.model: row for row in rows_of(list(evaluate_models(evaluation)))}
+    assert list(rows) == ["bicubic", "lapsrn", "untrained"]
+    assert rows["lapsrn"].means["psnr_db"].value > rows["untrained"].means["psnr_db"].value
     assert evaluation.hashes["lapsrn"] == sha256_of(lapsrn)
 
 
@@ -172,7 +158,7 @@ def test_lpips_is_computed_where_weights_are_at_hand(data, shared_data):
         lpips_backbone=weights / "squeezenet1_1_fp16_torchvision_layout.pth",
         lpips_linear=weights / "lpips_v0.1_squeeze.pth",
     )
-    assert "LPIPS v0.1 (squeeze)" in evaluation.protocol
+    assert "LPIPS v0.1 (squeeze)" in protocol_of(evaluation)
     assert all(0 < score.lpips < 1.5 for score in evaluate_models(evaluation))
 
 
@@ -197,14 +183,51 @@ def test_what_cannot_be_evaluated_is_said(data, checkpoint, tmp_path):
 
 def test_the_protocol_is_named_and_a_failed_registration_is_marked(data, tmp_path, monkeypatch):
     evaluation = prepare_evaluation(data, zoom=4, protocol="registered")
-    assert "Protocol: registered" in evaluation.protocol
+    assert "Protocol: registered" in protocol_of(evaluation)
     monkeypatch.setattr(
         "srraw_model.evaluate.register_result", lambda result, _, valid: Registered(result, valid, None)
     )
     scores = list(evaluate_models(evaluation))
-    table, _ = write_tables(evaluation, scores, tmp_path / "eval")
-    assert "bicubic (registration failed)" in table.read_text()
+    table, *_ = write_tables(evaluation, scores, tmp_path / "eval")
+    assert "bicubic (protocol failed on 2)" in table.read_text()
     as_is = list(evaluate_models(prepare_evaluation(data, zoom=4)))
     assert [score.psnr_db for score in scores] == [score.psnr_db for score in as_is]
     with pytest.raises(UserError, match="no protocol"):
         prepare_evaluation(data, zoom=4, protocol="flow")
+
+
+def test_crops_are_kept_and_made_again_where_one_is_missing(data, checkpoint, tmp_path):
+    evaluation = prepare_evaluation(data, models=[checkpoint])
+    scores = list(evaluate_models(evaluation, out=tmp_path))
+    names = (BICUBIC, "untrained", TARGET)
+    files = {
+        (pair, name): crop_file(evaluation, tmp_path, pair, name)
+        for pair in evaluation.pairs
+        for name in names
+    }
+    assert len(set(files.values())) == 6
+    assert all(cv2.imread(str(file)).shape[:2] == (192, 256) for file in files.values())
+    known = {(score.pair, score.model): replace(score, psnr_db=99.0) for score in scores}
+    first = scores[0].pair
+    files[first, "untrained"].unlink()
+    again = list(evaluate_models(evaluation, known, out=tmp_path))
+    assert [score.psnr_db == 99.0 for score in again] == [
+        (score.pair, score.model) != (first, "untrained") for score in again
+    ]
+    assert files[first, "untrained"].exists()
+
+
+def test_the_most_detailed_part_is_kept():
+    picture = np.zeros((100, 140, 3), np.uint8)
+    picture[60:80:2, 100:120] = 255
+    picture[10:20:2, 10:20] = 255
+    valid = np.ones((100, 140), bool)
+    rows, columns = detailed_crop(picture, valid, 32)
+    assert rows.start <= 60
+    assert rows.stop >= 80
+    assert columns.start <= 100
+    assert columns.stop >= 120
+    valid[50:] = False
+    rows, columns = detailed_crop(picture, valid, 32)
+    assert rows.start <= 10
+    assert columns.start <= 10

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from srraw_model import features
-from srraw_model.features import load_squeezenet, load_vgg19
+from srraw_model.features import load_lpips_backbone, load_vgg19
 from srraw_tools.errors import UserError
 
 VGG19_WIDTHS = {
@@ -110,11 +110,55 @@ def test_normalised_layers_pad_by_reflection(shared_data):
 
 
 def test_squeezenet_has_the_taps_of_lpips(shared_data):
-    network = load_squeezenet(shared_data / "weights" / "squeezenet1_1_fp16_torchvision_layout.pth")
+    path = shared_data / "weights" / "squeezenet1_1_fp16_torchvision_layout.pth"
+    network = load_lpips_backbone("squeeze", path)
     tapped = network(torch.zeros(1, 3, 64, 64))
     assert [values.shape[1] for values in tapped.values()] == [64, 128, 256, 384, 384, 512, 512]
     assert [values.shape[2] for values in tapped.values()] == [31, 15, 7, 3, 3, 3, 3]
     assert all(values.dtype == torch.float32 and values.min() >= 0 for values in tapped.values())
+
+
+def random_layers(shapes, path):
+    """Convolutions of these shapes in torchvision's layout."""
+    generator, weights = torch.Generator().manual_seed(0), {}
+    for number, shape in shapes.items():
+        weights[f"features.{number}.weight"] = torch.randn(shape, generator=generator) * 0.05
+        weights[f"features.{number}.bias"] = torch.randn(shape[0], generator=generator) * 0.05
+    torch.save(weights, path)
+    return weights
+
+
+def test_alexnet_has_the_taps_of_lpips(tmp_path):
+    shapes = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3)}
+    weights = random_layers(shapes | {10: (256, 256, 3, 3)}, tmp_path / "alexnet.pth")
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    tapped = list(load_lpips_backbone("alex", tmp_path / "alexnet.pth")(image).values())
+    assert [values.shape[1:] for values in tapped] == [
+        (64, 15, 15),
+        (192, 7, 7),
+        (384, 3, 3),
+        (256, 3, 3),
+        (256, 3, 3),
+    ]
+    shift, scale = (torch.tensor(v).view(1, 3, 1, 1) for v in ((-0.03, -0.088, -0.188), (0.458, 0.448, 0.45)))
+    functional, by = (
+        torch.nn.functional,
+        lambda n: (weights[f"features.{n}.weight"], weights[f"features.{n}.bias"]),
+    )
+    first = functional.conv2d((image - shift) / scale, *by(0), stride=4, padding=2).relu()
+    second = functional.conv2d(functional.max_pool2d(first, 3, 2), *by(3), padding=2).relu()
+    torch.testing.assert_close(tapped[0], first)
+    torch.testing.assert_close(tapped[1], second)
+
+
+def test_vgg16_has_the_taps_of_lpips(tmp_path):
+    numbers = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+    widths = (3, 64, 64, 128, 128, 256, 256, 256, *[512] * 6)
+    shapes = {n: (widths[i + 1], widths[i], 3, 3) for i, n in enumerate(numbers)}
+    random_layers(shapes, tmp_path / "vgg16.pth")
+    tapped = load_lpips_backbone("vgg", tmp_path / "vgg16.pth")(torch.zeros(1, 3, 64, 64)).values()
+    expected = [(64, 64, 64), (128, 32, 32), (256, 16, 16), (512, 8, 8), (512, 4, 4)]
+    assert [tuple(values.shape[1:]) for values in tapped] == expected
 
 
 def truncated(path, weights):
@@ -164,8 +208,8 @@ def test_another_networks_file_is_refused(shared_data, vgg19_file):
     squeezenet = shared_data / "weights" / "squeezenet1_1_fp16_torchvision_layout.pth"
     with pytest.raises(UserError, match=r"lacks features\.2\.weight"):
         load_vgg19(squeezenet)
-    with pytest.raises(UserError, match="SqueezeNet") as raised:
-        load_squeezenet(vgg19_file)
+    with pytest.raises(UserError, match="not the network that is needed") as raised:
+        load_lpips_backbone("squeeze", vgg19_file)
     assert str(vgg19_file) in raised.value.message
 
 

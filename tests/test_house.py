@@ -58,7 +58,7 @@ NOUNS = {
     "checks",
     "scene_checks",
 }
-OF_THE_MODEL = {"ecc", "shards", "raw", "geometry", "pages", "errors", "files", "terminal", "exif"}
+OF_THE_MODEL = {"ecc", "flow", "shards", "raw", "geometry", "pages", "errors", "files", "terminal", "exif"}
 
 
 def modules(package):

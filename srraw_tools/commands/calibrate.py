@@ -153,7 +153,7 @@ def noise(
             ("camera", ">ISO", ">shots", "colour", ">a", ">b", ">at black", ">at half"),
             [
                 (
-                    model.camera or "unknown" if place == 0 else "",
+                    model.camera if place == 0 else "",
                     ("-" if model.iso is None else f"{model.iso:g}") if place == 0 else "",
                     str(model.shots) if place == 0 else "",
                     colour,
