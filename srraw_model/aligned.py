@@ -79,7 +79,9 @@ def in_colours_of(result: Picture, target: Picture, counts: npt.NDArray[np.bool_
     tells &= np.maximum(result, target).max(axis=2) <= high
     if tells.sum() < FEWEST_COLOURS:
         return result
-    matrix, *_ = np.linalg.lstsq(blurred[tells].astype(np.float64), wanted[tells], rcond=None)
+    seen, wanted = blurred[tells].astype(np.float64), wanted[tells].astype(np.float64)
+    # The normal equations, 3 x 3; a grey result makes them singular, which lstsq takes.
+    matrix, *_ = np.linalg.lstsq(seen.T @ seen, seen.T @ wanted, rcond=1e-9)
     return to_uint8(encode_srgb(light @ matrix.astype(np.float32)))
 
 
