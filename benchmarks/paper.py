@@ -71,6 +71,7 @@ SYSTEMS = {
     "raw": ("--variant", "raw"),
     "png": ("--variant", "png"),
     "syn-raw": ("--variant", "syn-raw"),
+    "syn-calibrated": ("--variant", "syn-calibrated"),
     "srresnet-a": ("--baseline", "srresnet", "--pairs", "bicubic", *SMALL_RESNET),
     "srresnet-b": ("--baseline", "srresnet", "--pairs", "real", *SMALL_RESNET),
 }
@@ -99,7 +100,9 @@ def main() -> None:
     elif arguments.what == "curves":
         print_curves(folder)
     elif arguments.what == "tables":
-        evaluate(folder / "srraw.h5", [best(folder, name) for name in SYSTEMS], folder, arguments.weights)
+        models = [best(folder, name) for name in SYSTEMS]
+        for table in ("1", "2"):
+            evaluate(folder / "srraw.h5", models, folder, arguments.weights, "--table", table)
     else:
         compare_losses(folder, steps, jobs)
 
@@ -147,12 +150,28 @@ def make_data(folder: Path, photos: Path, jobs: int) -> None:
 
 def train_systems(folder: Path, steps: int, jobs: int) -> None:
     """Every system at every rate, `jobs` runs at a time, one thread each."""
+    noise = folder / "noise.json"
+    if not noise.exists():
+        make_noise(folder, noise)
+    own = {"syn-calibrated": ("--noise", str(noise))}
     runs = [
-        (folder / "srraw.h5", run_of(folder, name, rate), (*options, "--learning-rate", str(rate)))
+        (
+            folder / "srraw.h5",
+            run_of(folder, name, rate),
+            (*options, *own.get(name, ()), "--learning-rate", str(rate)),
+        )
         for rate in (RATES[1], RATES[0], RATES[2])
         for name, options in SYSTEMS.items()
     ]
     train(runs, steps, jobs)
+
+
+def make_noise(folder: Path, out: Path) -> None:
+    """The sensor's noise, from the sequences of training alone."""
+    with (folder / "split.csv").open(newline="") as file:
+        names = [row["sequence"] for row in csv.DictReader(file) if row["split"] == "train"]
+    sequences = [str(folder / "sequences" / name) for name in names]
+    subprocess.run(["srraw", "calibrate", "noise", *sequences, "--out", str(out)], check=True)
 
 
 def run_of(folder: Path, name: str, rate: float) -> Path:
@@ -206,7 +225,7 @@ def print_curves(folder: Path) -> None:
             print(f"{used} {run.name:20s}{mark}" + " ".join(f"{db:6.2f}" for _, db in found))
 
 
-def evaluate(data: Path, models: list[Path], folder: Path, weights: Path | None) -> None:
+def evaluate(data: Path, models: list[Path], folder: Path, weights: Path | None, *options: str) -> None:
     """Print srraw-eval's table of models under every protocol."""
     chosen = [str(model) for model in models]
     lpips: list[str] = []
@@ -217,9 +236,8 @@ def evaluate(data: Path, models: list[Path], folder: Path, weights: Path | None)
         lpips += ["--lpips-linear", str(weights / "lpips_v0.1_squeeze.pth")]
     for protocol in ("as-is", "registered", "aligned"):
         command = ["srraw-eval", str(data), "--zoom", "4", "--models", ",".join(chosen), *lpips]
-        subprocess.run(
-            [*command, "--protocol", protocol, "--out", str(folder / f"eval-{protocol}")], check=True
-        )
+        command += ["--protocol", protocol, "--out", str(folder / f"eval-{protocol}"), *options]
+        subprocess.run(command, check=True)
 
 
 # --- misalignment -----------------------------------------------------------------------------------------
