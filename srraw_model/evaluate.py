@@ -286,13 +286,14 @@ def evaluate_models(
                 if (pair.name, model) in known:
                     yield known[pair.name, model]
                     continue
-                picture = _picture_of(evaluation, model, pair, data)
+                picture = picture_of(evaluation, model, pair, data)
                 if out is not None:
                     _write_crop(files[pair.name, model], picture[crop])
                 yield _score(evaluation, pair, model, picture, target, data.valid)
 
 
-def _picture_of(evaluation: Evaluation, model: str, pair: Pair, data: PairData) -> Picture:
+def picture_of(evaluation: Evaluation, model: str, pair: Pair, data: PairData) -> Picture:
+    """What a model, or bicubic, makes of a pair: (N h, N w, 3) uint8 sRGB."""
     if model == BICUBIC:
         return bicubic_picture(pair, data)
     network = evaluation.networks[model]

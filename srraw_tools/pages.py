@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from srraw_tools import __version__
 from srraw_tools.errors import UserError
 from srraw_tools.files import replacing
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
@@ -21,6 +24,18 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     Raises:
         UserError: it cannot be written.
     """
+    stream = _template(template).stream(version=__version__, **values)
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        stream.enable_buffering(100)
+        stream.dump(file)
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A page as text; arguments as in `write_page`."""
+    return _template(template).render(version=__version__, **values)
+
+
+def _template(name: str) -> Template:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -31,10 +46,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         undefined=StrictUndefined,
     )
     environment.filters["data_uri"] = webp_uri
-    stream = environment.get_template(template).stream(version=__version__, **values)
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        stream.enable_buffering(100)
-        stream.dump(file)
+    return environment.get_template(name)
 
 
 def check_page(out: Path) -> None:
