@@ -280,7 +280,13 @@ class _CropType(click.ParamType):
     help="Side of a tile in pixels of the raw, even: larger is faster and takes more memory.",
 )
 @device_option
-@click.option("-o", "--out", type=PATH, required=True, help="The PNG to write.")
+@click.option("-o", "--out", type=PATH, required=True, help="The .png, .tif or .jpg to write.")
+@click.option(
+    "--bits",
+    type=click.Choice(["8", "16"]),
+    callback=lambda _context, _option, value: value and int(value),
+    help="Of a channel.  [default: 16 for TIFF, else 8]",
+)
 @overwrite_option
 @quiet_option
 @version_option
