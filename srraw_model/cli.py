@@ -122,6 +122,7 @@ def train(data: Path, print_config: bool, dry_run: bool, quiet: bool, **options:
             stopped = training.ranks.any(bool(stop), training.device)
             if stopped:
                 break
+        stopped = stopped and training.step < training.options.steps
         steps.close()
         training.ranks.leave()
     if stopped:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -100,7 +101,8 @@ class Training:
         """The run's name in tables, with the losses that it has minimised so far."""
         first, main = (objective.name for objective in self.objectives)
         losses = main if self.options.l1_steps == 0 or first == main else f"{first}, then {main}"
-        losses = first if 0 < self.step <= self.options.l1_steps else losses
+        if self.step <= self.options.l1_steps:
+            losses = first if self.step else "before the first step"
         fine_tuned = ", fine-tuned" if self.options.fine_tuned_from else ""
         return f"{self.options.system}{fine_tuned}: {losses}"
 
@@ -265,6 +267,7 @@ def train(training: Training) -> Iterator[StepRecord]:
         batch_size=options.batch // (ranks.count * options.accumulate),
         sampler=crop_numbers(first, last, rank=ranks.rank, ranks=ranks.count),
         num_workers=run.workers,
+        worker_init_fn=_leave_signals_to_the_run,
         pin_memory=training.device.type == "cuda",
         generator=torch.Generator(),  # so that torch's own random state stays as it was
     )
@@ -277,14 +280,21 @@ def train(training: Training) -> Iterator[StepRecord]:
                 saves = record.step % run.save_every == 0 or record.step == options.steps
                 if saves:
                     record = replace(record, validation_db=_validate(training))
-                    _save(training)
                 if saves or _is_logged(record.step, options):
                     log(record)
+                if saves:  # last: killed before, the run makes this step's line and picture again
+                    _save(training)
                 yield record
                 started = time.perf_counter()
         except GeneratorExit:
             _save(training)
             raise
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    """Ctrl-C and batch systems tell all processes of a job; those that read crops end with the run."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _step(training: Training, batch: Iterable[Sample], started: float) -> StepRecord:
@@ -567,18 +577,21 @@ def _save(training: Training) -> None:
 
 
 def _begin_folder(training: Training) -> None:
-    """Make the run's folder; what an older run, or the lost end of this one, left there goes."""
+    """Make the run's folder; what an older run, or the lost end of this one, left there goes.
+
+    A new run is saved before its first step: killed at any moment, there is something to go on from.
+    """
     out = training.out
     training.ranks.wait()  # all have looked at what was there
     if not training.ranks.first:
         return
     try:
         (out / SAMPLES_FOLDER).mkdir(parents=True, exist_ok=True)
+        if not training.step:
+            _save(training)
         kept = _log_until(out / LOG_FILE, training.step)
         with replacing(out / LOG_FILE) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        if not training.step:
-            (out / CHECKPOINT_FILE).unlink(missing_ok=True)
         for picture in (out / SAMPLES_FOLDER).glob("[0-9]*.png"):
             if int(picture.stem) > training.step:
                 picture.unlink()
