@@ -188,8 +188,8 @@ def prepare_training(
     ranks = join_ranks(on)
     if options.batch % (ranks.count * options.accumulate):
         raise UserError(
-            f"A batch of {options.batch} crops has no equal shares for {ranks.count} processes in "
-            f"{options.accumulate} parts.",
+            f"A batch of {options.batch} crops has no equal shares for {ranks.count} processes"
+            f"{f', in {options.accumulate} parts each' if options.accumulate > 1 else ''}.",
             f"Give --batch a multiple of {ranks.count * options.accumulate}.",
             wrong_use=True,
         )
@@ -210,11 +210,8 @@ def prepare_training(
     features = load_vgg19(vgg_weights, deep=needs_deep_features(options)).to(on) if vgg_weights else None
     objectives = objectives_of(options, features, judge)
     network = network.to(on)
-    if on.type == "cuda":
-        if run.channels_last:
-            network = network.to(memory_format=torch.channels_last)
-        if ranks.count > 1:
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    if on.type == "cuda" and run.channels_last:
+        network = network.to(memory_format=torch.channels_last)
     mean = copy.deepcopy(network).requires_grad_(False) if options.ema else None
     if run.compile:
         network.compile()
@@ -317,7 +314,8 @@ def _step(training: Training, batch: Iterable[Sample], started: float) -> StepRe
         crops = Sample(*(values.to(training.device, non_blocking=True) for values in crops))
         with clock("network"):
             outputs = _outputs(training, crops)
-        if not all(torch.isfinite(output).all() for output in outputs):
+        finite = all(torch.isfinite(output).all() for output in outputs)
+        if training.ranks.any(not finite, training.device):
             raise _diverged(training)
         loss, parts, gradients = objective.gradients(outputs, crops, clock)
         with clock("network"):
