@@ -308,10 +308,10 @@ def _with_training_progress(
 
 @contextmanager
 def _stop_asked(*, second_ends: bool) -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C or SIGTERM comes, then holds the signal. A second ends at once.
+    """A list that is empty until Ctrl-C or SIGTERM comes, then holds the signal.
 
-    Unless `second_ends` it does nothing: torchrun passes on what a batch system has told all processes itself,
-    and kills what does not end in 30 seconds.
+    A second ends the program at once. Without `second_ends` it does nothing: torchrun passes on what a batch
+    system has told all processes itself, and kills what does not end in 30 seconds.
     """
     asked: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

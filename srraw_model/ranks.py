@@ -3,8 +3,8 @@
 Gradients are averaged by one reduction of all of them together, after the last part of a batch. That is what
 DistributedDataParallel does in the end; done here it leaves the networks as they are, two of them too.
 
-What mixes the crops of a batch, `BatchNorm` and the mean verdict of ESRGAN's discriminator, mixes those of all
-processes. Every loss is a mean over crops. So N processes compute what one does with the same batch.
+What mixes the crops of a batch, `BatchNorm` and the mean verdict of ESRGAN's discriminator, mixes those of
+all processes. Every loss is a mean over crops. So N processes compute what one does with the same batch.
 """
 
 from __future__ import annotations
