@@ -26,7 +26,8 @@ from srraw_tools.errors import UserError
 from srraw_tools.terminal import PLAIN_EVERY_S, duration, print_table, with_progress
 
 if TYPE_CHECKING:
-    from srraw_model.train import StepRecord, Training
+    from srraw_model.run_log import StepRecord
+    from srraw_model.train import Training
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 

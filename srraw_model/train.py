@@ -15,9 +15,9 @@ import hashlib
 import json
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,13 @@ from srraw_model.options import (
     read_config,
 )
 from srraw_model.ranks import Ranks, join_ranks, local_device
+from srraw_model.run_log import LOG_FILE, StepRecord, begin_log, summary_writer, writing_log
 from srraw_model.validation import validation_crops, validation_psnr, write_sample
 from srraw_model.variants import for_use, make_trained
 from srraw_tools.errors import UserError
-from srraw_tools.files import replacing, sha256_of
+from srraw_tools.files import sha256_of
 
-CHECKPOINT_FILE, LOG_FILE, SAMPLES_FOLDER = "model.pt", "log.jsonl", "samples"
-TENSORBOARD_FOLDER = "tensorboard"
+CHECKPOINT_FILE, SAMPLES_FOLDER = "model.pt", "samples"
 LOG_EVERY = 10  # steps
 CLIP_NORM = 1.0  # of the gradient
 
@@ -110,31 +110,6 @@ class Training:
     def parameters(self) -> int:
         """Number of the network's parameters."""
         return sum(parameter.numel() for parameter in self.network.parameters())
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """A training step, as logged.
-
-    Attributes:
-        loss_name: such as "L1" or "CoBi".
-        parts: of the loss, before their weights.
-        gradient_norm: before it is clipped.
-        seconds: of the whole step, from asking for its crops.
-        cost: seconds of its parts: `data` (waiting for the crops), `network`, `optimiser`, and of the loss
-            its own name, or `cobi_rgb` and, with VGG, `features` and `cobi_vgg`; all forward and backward.
-        validation_db: mean PSNR of the validation crops, at checkpoints.
-    """
-
-    step: int
-    loss_name: str
-    loss: float
-    parts: dict[str, float]
-    gradient_norm: float
-    learning_rate: float
-    seconds: float
-    cost: dict[str, float] = field(default_factory=dict)
-    validation_db: float | None = None
 
 
 def prepare_training(
@@ -269,7 +244,10 @@ def train(training: Training) -> Iterator[StepRecord]:
         generator=torch.Generator(),  # so that torch's own random state stays as it was
     )
     started = time.perf_counter()
-    with _log(training) as log:
+    logging = nullcontext(lambda _record: None)
+    if ranks.first:
+        logging = writing_log(training.out, begun_at=training.step, tensorboard=run.tensorboard)
+    with logging as log:
         try:
             parts = iter(batches)
             while training.step < options.steps:
@@ -419,7 +397,7 @@ def _check_run(run: RunOptions) -> None:
     if run.download_vgg and run.vgg_weights:
         raise UserError("--vgg-weights and --download-vgg exclude each other.", wrong_use=True)
     if run.tensorboard:
-        _summary_writer()
+        summary_writer()
 
 
 def _options_of(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
@@ -587,70 +565,12 @@ def _begin_folder(training: Training) -> None:
         (out / SAMPLES_FOLDER).mkdir(parents=True, exist_ok=True)
         if not training.step:
             _save(training)
-        kept = _log_until(out / LOG_FILE, training.step)
-        with replacing(out / LOG_FILE) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        begin_log(out, training.step)
         for picture in (out / SAMPLES_FOLDER).glob("[0-9]*.png"):
             if int(picture.stem) > training.step:
                 picture.unlink()
     except OSError as error:
         raise UserError(f"Cannot write into {out}: {error.strerror}.", "Give another --out.") from error
-
-
-def _log_until(path: Path, step: int) -> list[str]:
-    """The lines of a log up to a step; a line that a power cut left unfinished is not one of them."""
-    if not step or not path.exists():
-        return []
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] > step:
-                break
-        except (ValueError, KeyError, TypeError):
-            break
-        kept.append(line)
-    return kept
-
-
-@contextmanager
-def _log(training: Training) -> Iterator[Callable[[StepRecord], None]]:
-    """A function that logs a step: as a line of JSON, and for TensorBoard; of the first rank alone."""
-    if not training.ranks.first:
-        yield lambda record: None
-        return
-    board = None
-    if training.run.tensorboard:
-        board = _summary_writer()(str(training.out / TENSORBOARD_FOLDER), purge_step=training.step + 1)
-    with open(training.out / LOG_FILE, "a", encoding="utf-8") as log:
-
-        def write(record: StepRecord) -> None:
-            log.write(json.dumps(asdict(record)) + "\n")
-            log.flush()
-            if board is None:
-                return
-            board.add_scalar(f"loss/{record.loss_name}", record.loss, record.step)
-            board.add_scalar("learning_rate", record.learning_rate, record.step)
-            board.add_scalar("gradient_norm", record.gradient_norm, record.step)
-            if record.validation_db is not None:
-                board.add_scalar("validation/psnr_db", record.validation_db, record.step)
-
-        try:
-            yield write
-        finally:
-            if board is not None:
-                board.close()
-
-
-def _summary_writer() -> type:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError(
-            "TensorBoard is not installed, and --tensorboard was asked for.",
-            "Install it with pip install 'srraw[tensorboard]', or read log.jsonl.",
-            wrong_use=True,
-        ) from error
-    return SummaryWriter
 
 
 def _diverged(training: Training) -> UserError:

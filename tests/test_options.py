@@ -86,7 +86,6 @@ def test_what_is_printed_asks_for_the_same_run(data, tmp_path, arguments):
         ("batch = 4\naccumulate = 3", "in 3 equal parts"),
         ("precision = 'bf16'", "bf16 is for a GPU"),
         ("ema = 1.0", "A decay of 1.0"),
-        ("tensorboard = true", "TensorBoard is not installed"),
         ("variant = 'syn-calibrated'", "Give --noise"),
         ("loss = 'perceptual'", "Give --vgg-weights FILE or --download-vgg"),
         ("baseline = 'esrgan'", "Give --vgg-weights FILE or --download-vgg"),
@@ -95,13 +94,6 @@ def test_what_is_printed_asks_for_the_same_run(data, tmp_path, arguments):
 def test_what_cannot_be_is_said_in_a_sentence(data, tmp_path, text, says):
     config = tmp_path / "f.toml"
     config.write_text(text)
-    if "TensorBoard" in says:
-        try:
-            import tensorboard  # noqa: F401
-        except ImportError:
-            pass
-        else:
-            pytest.skip("TensorBoard is installed")
     result = CliRunner().invoke(
         cli.train, [str(data), "--config", str(config), "--out", str(tmp_path / "run")]
     )
