@@ -30,7 +30,7 @@ from srraw_tools.simulate.shoot import simulate_sequences
 FIRST = Sensor()
 SECOND = Sensor(cfa="GBRG", iso=3200, read_noise_e=5.0, aa_filter_px=0.5, crosstalk=0.25, black_level=2048)
 TRAINED_ON, TESTED_ON = ("hill", "wall", "mural", "ball"), ("sign", "chart", "post", "branch")
-STEPS, FEW_STEPS, SEED = 1000, 300, 1
+STEPS, FEW_STEPS = 1000, 300
 
 
 def main() -> None:
@@ -40,16 +40,21 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="for sequences, sets and runs")
     parser.add_argument("--steps", type=int, default=STEPS, help="on the first sensor")
     parser.add_argument("--few-steps", type=int, default=FEW_STEPS, help="on the second")
+    parser.add_argument("--seed", type=int, default=1, help="of the steps on the second")
     arguments = parser.parse_args()
-    folder, few = arguments.folder, arguments.few_steps
+    folder, few, seed = arguments.folder, arguments.few_steps, arguments.seed
     began = time.monotonic()
     first = make_set(folder / "first", FIRST, [(10, 8, TRAINED_ON, "train")])
     second = make_set(folder / "second", SECOND, [(20, 3, TRAINED_ON, "train"), (30, 5, TESTED_ON, "test")])
-    model = trained(first, folder / "model", steps=arguments.steps, preset="demo")
+    model = trained(first, folder / "model", steps=arguments.steps, preset="demo", seed=1)
     rows = {
         "the first sensor's model": model,
-        f"fine-tuned, {few} steps": trained(second, folder / "fine-tuned", steps=few, fine_tune=model),
-        f"from scratch, {few} steps": trained(second, folder / "scratch", steps=few, preset="demo"),
+        f"fine-tuned, {few} steps": trained(
+            second, folder / f"fine-tuned-{seed}", steps=few, fine_tune=model, seed=seed
+        ),
+        f"from scratch, {few} steps": trained(
+            second, folder / f"scratch-{seed}", steps=few, preset="demo", seed=seed
+        ),
     }
     print(f"\n{'on the second sensor':28s}{'PSNR dB':>9s}{'SSIM':>8s}")
     for number, (name, path) in enumerate(rows.items()):
@@ -90,7 +95,7 @@ def trained(data: Path, out: Path, *, steps: int, **options: Any) -> Path:
     path = out / CHECKPOINT_FILE
     if not path.exists() or load_checkpoint(path).step < steps:
         began = time.monotonic()
-        options |= {"steps": steps, "seed": SEED, "save_every": 10**6, "device": "cpu"}
+        options |= {"steps": steps, "save_every": 10**6, "device": "cpu"}
         training = prepare_training(data, out=out, overwrite=True, **options)
         for _ in train(training):
             pass

@@ -144,7 +144,7 @@ def prepare_training(
     vgg_weights = download_vgg19() if run.download_vgg else run.vgg_weights
     known = {
         "vgg_sha256": sha256_of(vgg_weights) if vgg_weights and vgg_weights.is_file() else None,
-        "fine_tuned_from": sha256_of(run.fine_tune) if begun else None,
+        "fine_tuned_from": sha256_of(run.fine_tune) if run.fine_tune else None,
         "noise_models": read_noise(run.noise) if run.noise else None,
     }
     asked |= {name: value for name, value in known.items() if value is not None}
