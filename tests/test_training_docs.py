@@ -80,7 +80,7 @@ def test_the_page_has_commands():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_its_commands_are_accepted(files, monkeypatch, command):
-    """Everything is looked at and nothing trained: --dry-run; --overwrite, since the page's `run` is there."""
+    """All is looked at and nothing trained: --dry-run; --overwrite, since the page's `run` is there."""
     monkeypatch.chdir(files)
     monkeypatch.setenv("TORCH_HOME", str(files / "cache"))
     public = files / f"vgg19-{sha256_of(files / 'vgg19.pth')[:8]}.pth"
