@@ -107,6 +107,8 @@ def train(data: Path, print_config: bool, dry_run: bool, quiet: bool, **options:
     from srraw_model.train import CHECKPOINT_FILE, prepare_training
     from srraw_model.train import train as train_steps
 
+    if print_config and not options["resume"]:
+        options["overwrite"] = True  # nothing is written
     training = prepare_training(data, **options)
     if print_config and training.ranks.first:
         click.echo(config_text(training.options, training.run), nl=False)
