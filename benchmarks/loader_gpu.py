@@ -4,8 +4,8 @@
     python benchmarks/loader_gpu.py srraw.h5 --vgg-weights vgg19.pth --preset small --workers 0,2
 
 Steps of CoBi as `srraw-train` makes them, by the preset `paper-4x` unless another is given, for each number
-of reading processes. Busy: the share of the time that is not spent waiting for crops. It needs a CUDA GPU, and
-has not been run on one yet; with `--device cpu` it shows what it prints.
+of reading processes. Busy: the share of the time that is not spent waiting for crops. It needs a CUDA GPU, on
+which it has not been run yet; with `--device cpu` it shows what it prints.
 """
 
 from __future__ import annotations
