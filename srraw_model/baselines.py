@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from srraw_model.network import upsampled
+from srraw_model.ranks import BatchNorm
 
 # ITU-R BT.601 of R'G'B' in [0, 1]: luma in [16, 235] / 255, colour differences about 128 / 255.
 LUMA = (65.481, 128.553, 24.966)
@@ -46,7 +47,7 @@ class ResNetGenerator(Baseline):
         self.published = published
         self.head = nn.Sequential(nn.Conv2d(3, channels, 9, padding=4), nn.PReLU())
         self.blocks = nn.Sequential(*(_NormalisedBlock(channels) for _ in range(blocks)))
-        after = nn.PReLU() if published else nn.BatchNorm2d(channels)
+        after = nn.PReLU() if published else BatchNorm(channels)
         self.after_blocks = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), after)
         stages: list[nn.Module] = []
         for _ in range(_doublings(zoom)):
@@ -65,10 +66,10 @@ class _NormalisedBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = BatchNorm(channels)
         self.prelu = nn.PReLU()
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = BatchNorm(channels)
 
     def forward(self, values: Tensor) -> Tensor:
         return values + self.bn2(self.conv2(self.prelu(self.bn1(self.conv1(values)))))
@@ -186,12 +187,12 @@ class JohnsonNet(Baseline):
     def __init__(self, zoom: int, *, channels: int = 64, blocks: int = 4) -> None:
         super().__init__()
         self.zoom = zoom
-        layers: list[nn.Module] = [nn.Conv2d(3, channels, 9, padding=4), nn.BatchNorm2d(channels), nn.ReLU()]
+        layers: list[nn.Module] = [nn.Conv2d(3, channels, 9, padding=4), BatchNorm(channels), nn.ReLU()]
         layers += [_JohnsonBlock(channels) for _ in range(blocks)]
         for _ in range(_doublings(zoom)):
             layers += [
                 nn.ConvTranspose2d(channels, channels, 3, stride=2, padding=1, output_padding=1),
-                nn.BatchNorm2d(channels),
+                BatchNorm(channels),
                 nn.ReLU(),
             ]
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 3, 9, padding=4))
@@ -206,10 +207,10 @@ class _JohnsonBlock(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.BatchNorm2d(channels),
+            BatchNorm(channels),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.BatchNorm2d(channels),
+            BatchNorm(channels),
         )
 
     def forward(self, values: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ from srraw_tools.terminal import PLAIN_EVERY_S, duration, print_table, with_prog
 
 if TYPE_CHECKING:
     from srraw_model.evaluate import Score
-    from srraw_model.train import StepRecord, Training
+    from srraw_model.run_log import StepRecord
+    from srraw_model.train import Training
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -108,22 +109,25 @@ def train(data: Path, print_config: bool, dry_run: bool, quiet: bool, **options:
     from srraw_model.train import CHECKPOINT_FILE, prepare_training
     from srraw_model.train import train as train_steps
 
+    if print_config and not options["resume"]:
+        options["overwrite"] = True  # nothing is written
     training = prepare_training(data, **options)
-    if print_config:
+    if print_config and training.ranks.first:
         click.echo(config_text(training.options, training.run), nl=False)
-        return
     quiet = quiet or not training.ranks.first
-    if not quiet:
+    if not quiet and not print_config:
         _tell_plan(training)
-    if dry_run:
+    if print_config or dry_run:
+        training.ranks.leave()
         return
-    with _stop_asked() as stop:
+    with _stop_asked(second_ends=training.ranks.count == 1) as stop:
         steps = train_steps(training)
         stopped = False
         for _ in _with_training_progress(steps, training, quiet):
             stopped = training.ranks.any(bool(stop), training.device)
             if stopped:
                 break
+        stopped = stopped and training.step < training.options.steps
         steps.close()
         training.ranks.leave()
     if stopped:
@@ -368,14 +372,19 @@ def _with_training_progress(
 
 
 @contextmanager
-def _stop_asked() -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C or SIGTERM comes, then holds the signal; a second ends at once."""
+def _stop_asked(*, second_ends: bool) -> Iterator[list[int]]:
+    """A list that is empty until Ctrl-C or SIGTERM comes, then holds the signal.
+
+    A second ends the program at once. Without `second_ends` it does nothing: torchrun passes on what a batch
+    system has told all processes itself, and kills what does not end in 30 seconds.
+    """
     asked: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, _frame: object) -> None:
         asked.append(number)
-        signal.signal(number, before[number])
+        if second_ends:
+            signal.signal(number, before[number])
 
     for number in before:
         signal.signal(number, ask)

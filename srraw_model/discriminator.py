@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from srraw_model.ranks import BatchNorm, mean_over_ranks
+
 
 class Discriminator(nn.Module):
     """Ledig et al. (CVPR 2017), Fig. 4: eight 3x3 convolutions, every other of stride 2; two dense layers.
@@ -22,7 +24,7 @@ class Discriminator(nn.Module):
             after = channels * 2 ** (number // 2)
             layers += [
                 nn.Conv2d(before, after, 3, stride=1 + number % 2, padding=1, bias=False),
-                nn.BatchNorm2d(after),
+                BatchNorm(after),
                 nn.LeakyReLU(0.2),
             ]
             before = after
@@ -44,8 +46,8 @@ def generator_loss(judge: nn.Module, output: Tensor, target: Tensor, *, relativi
         return _cross_entropy(judge(output), real=True)
     of_output, of_target = judge(output), judge(target).detach()
     return (
-        _cross_entropy(of_target - of_output.mean(), real=False)
-        + _cross_entropy(of_output - of_target.mean(), real=True)
+        _cross_entropy(of_target - _mean(of_output), real=False)
+        + _cross_entropy(of_output - _mean(of_target), real=True)
     ) / 2
 
 
@@ -55,9 +57,14 @@ def discriminator_loss(judge: nn.Module, output: Tensor, target: Tensor, *, rela
     if not relativistic:
         return _cross_entropy(of_target, real=True) + _cross_entropy(of_output, real=False)
     return (
-        _cross_entropy(of_target - of_output.mean(), real=True)
-        + _cross_entropy(of_output - of_target.mean(), real=False)
+        _cross_entropy(of_target - _mean(of_output), real=True)
+        + _cross_entropy(of_output - _mean(of_target), real=False)
     ) / 2
+
+
+def _mean(verdicts: Tensor) -> Tensor:
+    """Over the whole batch, of all processes together."""
+    return mean_over_ranks(verdicts.mean())
 
 
 def _cross_entropy(logits: Tensor, *, real: bool) -> Tensor:

@@ -250,6 +250,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+# What a fine-tuned network takes over besides the preset.
+INHERITED = ("zoom", "variant", "baseline", "pairs", "loss", "network", "blocks", "channels", "wide")
+INHERITED += ("on_demosaic",)
+
 OF_OURS = {"network": None, "blocks": None, "channels": None, "wide": None, "loss": None}
 
 
@@ -269,8 +273,7 @@ def new_options(given: Mapping[str, Any], *, fine_tuned: Mapping[str, Any] | Non
     values = PRESETS[name] | {"preset": name}
     share = values.pop("l1_share")
     if fine_tuned is not None:
-        inherited = ("zoom", "variant", "baseline", "pairs", "network", "blocks", "channels", "wide", "loss")
-        values |= {name: fine_tuned[name] for name in inherited}
+        values |= {name: fine_tuned[name] for name in INHERITED}
         values |= {"steps": FINE_TUNE_STEPS, "learning_rate": FINE_TUNE_RATE * values["learning_rate"]}
     baseline = given.get("baseline", values["baseline"])
     if baseline is not None:

@@ -2,6 +2,9 @@
 
 Gradients are averaged by one reduction of all of them together, after the last part of a batch. That is what
 DistributedDataParallel does in the end; done here it leaves the networks as they are, two of them too.
+
+What mixes the crops of a batch, `BatchNorm` and the mean verdict of ESRGAN's discriminator, mixes those of
+all processes. Every loss is a mean over crops. So N processes compute what one does with the same batch.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
 
 from srraw_tools.errors import UserError
 
@@ -60,6 +64,33 @@ class Ranks:
             distributed.destroy_process_group()
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """nn.BatchNorm2d over the crops of all processes; torch's own SyncBatchNorm is for GPUs alone."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W); B is the same in all processes."""
+        if not self.training or not _with_others():
+            return super().forward(values)
+        exact = values.float()
+        mean = mean_over_ranks(exact.mean(dim=(0, 2, 3)))
+        centred = exact - mean[:, None, None]
+        variance = mean_over_ranks(centred.square().mean(dim=(0, 2, 3)))
+        with torch.no_grad():
+            count = distributed.get_world_size() * values.numel() // values.shape[1]
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        normal = centred * (variance + self.eps).rsqrt()[:, None, None]
+        return (normal * self.weight[:, None, None] + self.bias[:, None, None]).to(values.dtype)
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean over all processes; in its gradient every process's loss counts, as in their sum."""
+    if not _with_others():
+        return values
+    return all_reduce(values) / distributed.get_world_size()
+
+
 def join_ranks(device: torch.device) -> Ranks:
     """Join the processes that torchrun started beside this one: nccl between GPUs, gloo between CPUs.
 
@@ -82,10 +113,14 @@ def join_ranks(device: torch.device) -> Ranks:
 
 
 def local_device(name: str | None) -> str | None:
-    """The device asked for; under torchrun, where none is, the GPU of this process's own number."""
-    if name is None and _under_torchrun() and torch.cuda.is_available():
+    """The device asked for; under torchrun, unless that has a number, the GPU of this process's own."""
+    if name in (None, "cuda") and _under_torchrun() and torch.cuda.is_available():
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
     return name
+
+
+def _with_others() -> bool:
+    return distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _under_torchrun() -> bool:

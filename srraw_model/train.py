@@ -13,10 +13,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,13 @@ from srraw_model.options import (
     read_config,
 )
 from srraw_model.ranks import Ranks, join_ranks, local_device
+from srraw_model.run_log import LOG_FILE, StepRecord, begin_log, summary_writer, writing_log
 from srraw_model.validation import validation_crops, validation_psnr, write_sample
 from srraw_model.variants import for_use, make_trained
 from srraw_tools.errors import UserError
-from srraw_tools.files import replacing, sha256_of
+from srraw_tools.files import sha256_of
 
-CHECKPOINT_FILE, LOG_FILE, SAMPLES_FOLDER = "model.pt", "log.jsonl", "samples"
-TENSORBOARD_FOLDER = "tensorboard"
+CHECKPOINT_FILE, SAMPLES_FOLDER = "model.pt", "samples"
 LOG_EVERY = 10  # steps
 CLIP_NORM = 1.0  # of the gradient
 
@@ -100,7 +101,8 @@ class Training:
         """The run's name in tables, with the losses that it has minimised so far."""
         first, main = (objective.name for objective in self.objectives)
         losses = main if self.options.l1_steps == 0 or first == main else f"{first}, then {main}"
-        losses = first if 0 < self.step <= self.options.l1_steps else losses
+        if self.step <= self.options.l1_steps:
+            losses = first if self.step else "before the first step"
         fine_tuned = ", fine-tuned" if self.options.fine_tuned_from else ""
         return f"{self.options.system}{fine_tuned}: {losses}"
 
@@ -108,31 +110,6 @@ class Training:
     def parameters(self) -> int:
         """Number of the network's parameters."""
         return sum(parameter.numel() for parameter in self.network.parameters())
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """A training step, as logged.
-
-    Attributes:
-        loss_name: such as "L1" or "CoBi".
-        parts: of the loss, before their weights.
-        gradient_norm: before it is clipped.
-        seconds: of the whole step, from asking for its crops.
-        cost: seconds of its parts: `data` (waiting for the crops), `network`, `optimiser`, and of the loss
-            its own name, or `cobi_rgb` and, with VGG, `features` and `cobi_vgg`; all forward and backward.
-        validation_db: mean PSNR of the validation crops, at checkpoints.
-    """
-
-    step: int
-    loss_name: str
-    loss: float
-    parts: dict[str, float]
-    gradient_norm: float
-    learning_rate: float
-    seconds: float
-    cost: dict[str, float] = field(default_factory=dict)
-    validation_db: float | None = None
 
 
 def prepare_training(
@@ -167,7 +144,7 @@ def prepare_training(
     vgg_weights = download_vgg19() if run.download_vgg else run.vgg_weights
     known = {
         "vgg_sha256": sha256_of(vgg_weights) if vgg_weights and vgg_weights.is_file() else None,
-        "fine_tuned_from": sha256_of(run.fine_tune) if begun else None,
+        "fine_tuned_from": sha256_of(run.fine_tune) if run.fine_tune else None,
         "noise_models": read_noise(run.noise) if run.noise else None,
     }
     asked |= {name: value for name, value in known.items() if value is not None}
@@ -186,8 +163,8 @@ def prepare_training(
     ranks = join_ranks(on)
     if options.batch % (ranks.count * options.accumulate):
         raise UserError(
-            f"A batch of {options.batch} crops has no equal shares for {ranks.count} processes in "
-            f"{options.accumulate} parts.",
+            f"A batch of {options.batch} crops has no equal shares for {ranks.count} processes"
+            f"{f', in {options.accumulate} parts each' if options.accumulate > 1 else ''}.",
             f"Give --batch a multiple of {ranks.count * options.accumulate}.",
             wrong_use=True,
         )
@@ -208,11 +185,8 @@ def prepare_training(
     features = load_vgg19(vgg_weights, deep=needs_deep_features(options)).to(on) if vgg_weights else None
     objectives = objectives_of(options, features, judge)
     network = network.to(on)
-    if on.type == "cuda":
-        if run.channels_last:
-            network = network.to(memory_format=torch.channels_last)
-        if ranks.count > 1:
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    if on.type == "cuda" and run.channels_last:
+        network = network.to(memory_format=torch.channels_last)
     mean = copy.deepcopy(network).requires_grad_(False) if options.ema else None
     if run.compile:
         network.compile()
@@ -265,11 +239,15 @@ def train(training: Training) -> Iterator[StepRecord]:
         batch_size=options.batch // (ranks.count * options.accumulate),
         sampler=crop_numbers(first, last, rank=ranks.rank, ranks=ranks.count),
         num_workers=run.workers,
+        worker_init_fn=_leave_signals_to_the_run,
         pin_memory=training.device.type == "cuda",
         generator=torch.Generator(),  # so that torch's own random state stays as it was
     )
     started = time.perf_counter()
-    with _log(training) as log:
+    logging = nullcontext(lambda _record: None)
+    if ranks.first:
+        logging = writing_log(training.out, begun_at=training.step, tensorboard=run.tensorboard)
+    with logging as log:
         try:
             parts = iter(batches)
             while training.step < options.steps:
@@ -277,14 +255,21 @@ def train(training: Training) -> Iterator[StepRecord]:
                 saves = record.step % run.save_every == 0 or record.step == options.steps
                 if saves:
                     record = replace(record, validation_db=_validate(training))
-                    _save(training)
                 if saves or _is_logged(record.step, options):
                     log(record)
+                if saves:  # last: killed before, the run makes this step's line and picture again
+                    _save(training)
                 yield record
                 started = time.perf_counter()
         except GeneratorExit:
             _save(training)
             raise
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    """Ctrl-C and batch systems tell all processes of a job; those that read crops end with the run."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _step(training: Training, batch: Iterable[Sample], started: float) -> StepRecord:
@@ -307,7 +292,8 @@ def _step(training: Training, batch: Iterable[Sample], started: float) -> StepRe
         crops = Sample(*(values.to(training.device, non_blocking=True) for values in crops))
         with clock("network"):
             outputs = _outputs(training, crops)
-        if not all(torch.isfinite(output).all() for output in outputs):
+        finite = all(torch.isfinite(output).all() for output in outputs)
+        if training.ranks.any(not finite, training.device):
             raise _diverged(training)
         loss, parts, gradients = objective.gradients(outputs, crops, clock)
         with clock("network"):
@@ -411,7 +397,7 @@ def _check_run(run: RunOptions) -> None:
     if run.download_vgg and run.vgg_weights:
         raise UserError("--vgg-weights and --download-vgg exclude each other.", wrong_use=True)
     if run.tensorboard:
-        _summary_writer()
+        summary_writer()
 
 
 def _options_of(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
@@ -567,79 +553,24 @@ def _save(training: Training) -> None:
 
 
 def _begin_folder(training: Training) -> None:
-    """Make the run's folder; what an older run, or the lost end of this one, left there goes."""
+    """Make the run's folder; what an older run, or the lost end of this one, left there goes.
+
+    A new run is saved before its first step: killed at any moment, there is something to go on from.
+    """
     out = training.out
     training.ranks.wait()  # all have looked at what was there
     if not training.ranks.first:
         return
     try:
         (out / SAMPLES_FOLDER).mkdir(parents=True, exist_ok=True)
-        kept = _log_until(out / LOG_FILE, training.step)
-        with replacing(out / LOG_FILE) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         if not training.step:
-            (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+            _save(training)
+        begin_log(out, training.step)
         for picture in (out / SAMPLES_FOLDER).glob("[0-9]*.png"):
             if int(picture.stem) > training.step:
                 picture.unlink()
     except OSError as error:
         raise UserError(f"Cannot write into {out}: {error.strerror}.", "Give another --out.") from error
-
-
-def _log_until(path: Path, step: int) -> list[str]:
-    """The lines of a log up to a step; a line that a power cut left unfinished is not one of them."""
-    if not step or not path.exists():
-        return []
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] > step:
-                break
-        except (ValueError, KeyError, TypeError):
-            break
-        kept.append(line)
-    return kept
-
-
-@contextmanager
-def _log(training: Training) -> Iterator[Callable[[StepRecord], None]]:
-    """A function that logs a step: as a line of JSON, and for TensorBoard; of the first rank alone."""
-    if not training.ranks.first:
-        yield lambda record: None
-        return
-    board = None
-    if training.run.tensorboard:
-        board = _summary_writer()(str(training.out / TENSORBOARD_FOLDER), purge_step=training.step + 1)
-    with open(training.out / LOG_FILE, "a", encoding="utf-8") as log:
-
-        def write(record: StepRecord) -> None:
-            log.write(json.dumps(asdict(record)) + "\n")
-            log.flush()
-            if board is None:
-                return
-            board.add_scalar(f"loss/{record.loss_name}", record.loss, record.step)
-            board.add_scalar("learning_rate", record.learning_rate, record.step)
-            board.add_scalar("gradient_norm", record.gradient_norm, record.step)
-            if record.validation_db is not None:
-                board.add_scalar("validation/psnr_db", record.validation_db, record.step)
-
-        try:
-            yield write
-        finally:
-            if board is not None:
-                board.close()
-
-
-def _summary_writer() -> type:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError(
-            "TensorBoard is not installed, and --tensorboard was asked for.",
-            "Install it with pip install 'srraw[tensorboard]', or read log.jsonl.",
-            wrong_use=True,
-        ) from error
-    return SummaryWriter
 
 
 def _diverged(training: Training) -> UserError:
