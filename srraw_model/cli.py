@@ -272,7 +272,7 @@ class _CropType(click.ParamType):
 
 
 @click.command("srraw-zoom", context_settings=SETTINGS)
-@click.argument("photo", type=PATH)
+@click.argument("photo", type=PATH, required=False)
 @click.option("--checkpoint", type=PATH, required=True, help="The model.pt that srraw-train wrote.")
 @zoom_option
 @click.option("--crop", type=_CropType(), help="Part of the raw's frame, in its pixels, before it is turned.")
@@ -284,30 +284,58 @@ class _CropType(click.ParamType):
     help="Side of a tile in pixels of the raw, even: larger is faster and takes more memory.",
 )
 @device_option
-@click.option("-o", "--out", type=PATH, required=True, help="The .png, .tif or .jpg to write.")
+@click.option("-o", "--out", type=PATH, help="The .png, .tif or .jpg to write.")
 @click.option(
     "--bits",
     type=click.Choice(["8", "16"]),
     callback=lambda _context, _option, value: value and int(value),
     help="Of a channel.  [default: 16 for TIFF, else 8]",
 )
+@click.option("--onnx", type=PATH, help="Write the network as an ONNX file instead; takes no PHOTO.")
 @overwrite_option
+@dry_run_option
 @quiet_option
 @version_option
-def zoom(photo: Path, out: Path, overwrite: bool, quiet: bool, **options: Any) -> None:
+def zoom(
+    photo: Path | None,
+    out: Path | None,
+    onnx: Path | None,
+    overwrite: bool,
+    dry_run: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Zoom PHOTO, a raw file, with a trained network.
 
-    The picture is upright by the file's orientation flag; --crop is in the frame as the sensor read it.
+    The picture is upright by the file's orientation flag; --crop is in the frame as the sensor read it. What
+    the photograph tells of camera, lens and exposure is carried over.
 
     Example: srraw-zoom photo.dng --checkpoint run/model.pt -o photo.png
     """
+    target = onnx or out
+    if target is None or (onnx is None) == (photo is None) or (onnx and out):
+        raise UserError("Nothing to write.", "Give PHOTO and --out, or --onnx alone.", wrong_use=True)
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} exists.", "Give --overwrite or another name.", wrong_use=True)
+    if onnx:
+        from srraw_model.onnx_export import export_onnx
+
+        if dry_run:
+            click.echo(f"The network of {options['checkpoint']} would be written to {onnx}.")
+            return
+        told = export_onnx(options["checkpoint"], onnx, zoom=options["zoom"])
+        if not quiet:
+            click.echo(f"{onnx}: {told['label']}, {told['zoom']}X.\nInput: {told['input']}.")
+        return
     from srraw_model.zoom import prepare_zoom, zoom_photo
 
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists.", "Give --overwrite or another name.", wrong_use=True)
     job = prepare_zoom(photo, out=out, **options)
     for note in job.raw.notes:
         click.echo(f"Note: {photo}: {note}.", err=True)
+    if dry_run:
+        height, width = job.size
+        click.echo(f"{out}: {width} x {height}, {job.bits} bits, in {job.tiles} tiles by {job.label}.")
+        return
     for _ in with_progress(zoom_photo(job), job.tiles, "Zooming", unit="tiles", quiet=quiet):
         pass
     if not quiet:
