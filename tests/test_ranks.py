@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from synthetic import write_set
 
+from srraw_model import cli
 from srraw_model.checkpoint import load_checkpoint
 from srraw_model.discriminator import Discriminator, discriminator_loss, generator_loss
 from srraw_model.ranks import BatchNorm, Ranks, mean_over_ranks
@@ -142,11 +144,9 @@ def test_sigterm_to_torchrun_saves_once_and_one_process_goes_on(data, tmp_path):
     assert said.count("in 2 processes.") == 1
     whole = tmp_path / "whole"
     for out, *more in ((run, "--resume", "--save-every", "2"), (whole, *arguments)):
-        subprocess.run(
-            [sys.executable, "-m", "srraw_model.train", data, "--steps", str(step + 2), "--out", out, *more],
-            check=True,
-            capture_output=True,
-        )
+        again = [data, "--steps", step + 2, "--out", out, *more]
+        result = CliRunner().invoke(cli.train, [str(argument) for argument in again])
+        assert result.exit_code == 0, result.output
     assert apart(*(load_checkpoint(out / "model.pt").weights for out in (run, whole))) < 1e-5
 
 
