@@ -225,8 +225,18 @@ def print_curves(folder: Path) -> None:
             print(f"{used} {run.name:20s}{mark}" + " ".join(f"{db:6.2f}" for _, db in found))
 
 
-def evaluate(data: Path, models: list[Path], folder: Path, weights: Path | None, *options: str) -> None:
-    """Print srraw-eval's table of models under every protocol."""
+PROTOCOLS = ("as-is", "registered", "aligned")
+
+
+def evaluate(
+    data: Path,
+    models: list[Path],
+    folder: Path,
+    weights: Path | None,
+    *options: str,
+    protocols: tuple[str, ...] = PROTOCOLS,
+) -> None:
+    """Print srraw-eval's table of models under each protocol."""
     chosen = [str(model) for model in models]
     lpips: list[str] = []
     if weights:
@@ -234,7 +244,7 @@ def evaluate(data: Path, models: list[Path], folder: Path, weights: Path | None,
         chosen.append(f"srgan:{weights / 'srgan_leftthomas_netG_epoch_4_100.pth'}")
         lpips = ["--lpips-backbone", str(weights / "squeezenet1_1_fp16_torchvision_layout.pth")]
         lpips += ["--lpips-linear", str(weights / "lpips_v0.1_squeeze.pth")]
-    for protocol in ("as-is", "registered", "aligned"):
+    for protocol in protocols:
         command = ["srraw-eval", str(data), "--zoom", "4", "--models", ",".join(chosen), *lpips]
         command += ["--protocol", protocol, "--out", str(folder / f"eval-{protocol}"), *options]
         subprocess.run(command, check=True)
@@ -255,7 +265,8 @@ def compare_losses(folder: Path, steps: int, jobs: int) -> None:
             first = steps if name == "L1" else steps // 4
             runs.append((data, folder / "shifted" / f"{name}-{shift}", (*options, "--l1-steps", str(first))))
     train(runs, steps, jobs)
-    evaluate(folder / "srraw.h5", [out / "model.pt" for _, out, _ in runs], folder / "shifted", None)
+    models = [out / "model.pt" for _, out, _ in runs]
+    evaluate(folder / "srraw.h5", models, folder / "shifted", None, protocols=("as-is",))
 
 
 def shift_targets(source: Path, out: Path, length_px: int) -> None:

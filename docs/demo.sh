@@ -55,6 +55,6 @@ run srraw-zoom "$demo/sequences/00014/00006.dng" --checkpoint "$demo/run/model.p
 step "Done. Look at:"
 echo "  $demo/zoomed.png            a raw at 35 mm, zoomed 4X"
 echo "  $demo/run/samples/          bicubic | output | target, as the training went"
-echo "  $demo/eval/metrics.md       the table above"
+echo "  $demo/eval/metrics.html     the table above, and every pair under a slider"
 echo "  $demo/sequences/00001/      a captured sequence: raws, sequence.json, alignment.json"
 echo "  $demo/srraw.h5              the packed pairs: srraw inspect $demo/srraw.h5"
