@@ -5,6 +5,7 @@
     python benchmarks/paper.py curves --folder DIR                  how each run went, and which is used
     python benchmarks/paper.py tables --folder DIR --weights DIR    Tables 1 and 2 of those
     python benchmarks/paper.py misaligned --folder DIR              L1, CX and CoBi on pairs that are shifted
+    python benchmarks/paper.py ablations --folder DIR --weights DIR weight_spatial and lambda, one at a time
 
 Forty sequences are of made-up scenes, twenty of photographs. Those of training and validation hold hills,
 walls, murals and balls, those of test signs, charts, posts and branches (the ground below is of one kind);
@@ -75,6 +76,7 @@ SYSTEMS = {
     "srresnet-a": ("--baseline", "srresnet", "--pairs", "bicubic", *SMALL_RESNET),
     "srresnet-b": ("--baseline", "srresnet", "--pairs", "real", *SMALL_RESNET),
 }
+SPATIAL_WEIGHTS, LAMBDAS = (0.0, 0.1, 1.0), (0.0, 0.1, 1.0, 10.0)
 RISES_DB = 0.1  # in the last quarter of a run, which then is marked as not at its end
 
 SHIFTS_PX = (0, 2, 8, 16, 40, 80)
@@ -85,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("data", "train", "curves", "tables", "misaligned"))
+    parser.add_argument("what", choices=("data", "train", "curves", "tables", "misaligned", "ablations"))
     parser.add_argument("--folder", type=Path, required=True, help="what was made there is not made again")
     parser.add_argument("--photos", type=Path, help="a folder of at least 12 photographs")
     parser.add_argument("--weights", type=Path, help="a folder of public weights, for tables")
@@ -103,8 +105,10 @@ def main() -> None:
         models = [best(folder, name) for name in SYSTEMS]
         for table in ("1", "2"):
             evaluate(folder / "srraw.h5", models, folder, arguments.weights, "--table", table)
-    else:
+    elif arguments.what == "misaligned":
         compare_losses(folder, steps, jobs)
+    else:
+        ablate(folder, arguments.weights, steps, jobs)
 
 
 # --- data -------------------------------------------------------------------------------------------------
@@ -267,6 +271,18 @@ def compare_losses(folder: Path, steps: int, jobs: int) -> None:
     train(runs, steps, jobs)
     models = [out / "model.pt" for _, out, _ in runs]
     evaluate(folder / "srraw.h5", models, folder / "shifted", None, protocols=("as-is",))
+
+
+def ablate(folder: Path, weights: Path, steps: int, jobs: int) -> None:
+    """The raw network by CoBi with other weights of its terms: w_s without VGG, lambda with it."""
+    first = ("--l1-steps", str(steps // 4))
+    vgg = ("--vgg-weights", str(weights / "vgg_normalised_conv3_1.pth"))
+    runs = [(f"spatial-{weight:g}", ("--weight-spatial", str(weight), *first)) for weight in SPATIAL_WEIGHTS]
+    runs += [(f"lambda-{weight:g}", ("--lambda-vgg", str(weight), *vgg, *first)) for weight in LAMBDAS]
+    done = [(folder / "srraw.h5", folder / "ablations" / name, options) for name, options in runs]
+    train(done, steps, jobs)
+    models = [out / "model.pt" for _, out, _ in done]
+    evaluate(folder / "srraw.h5", models, folder / "ablations", weights, protocols=("as-is",))
 
 
 def shift_targets(source: Path, out: Path, length_px: int) -> None:
