@@ -48,6 +48,7 @@ PROTOCOLS = {
 RECORD_FILE = "metrics.json"
 CROPS = "crops"  # folder of pictures beside the record
 CROP_PX = 256  # side of a picture's most detailed part that is kept for people to look at
+NOISE_SIGMA_PX = 2.0  # of the blur under which detail is looked for
 TARGET = "target"
 
 
@@ -343,7 +344,8 @@ def detailed_crop(picture: Picture, valid: Mask, side: int) -> tuple[slice, slic
     """Rows and columns of the square, of at most `side`, that holds the most detail where it is valid."""
     height, width = (min(side, length) for length in valid.shape)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    detail = np.abs(cv2.Laplacian(grey, cv2.CV_32F)) * valid
+    smooth = cv2.GaussianBlur(grey, (0, 0), NOISE_SIGMA_PX)  # noise is no detail
+    detail = np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)) * valid
     sums = cv2.integral(detail)
     total = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
     y, x = np.unravel_index(int(np.argmax(total)), total.shape)

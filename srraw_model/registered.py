@@ -16,6 +16,7 @@ Picture = npt.NDArray[np.uint8]
 LEVELS = (8, 4, 2, 1)  # pixels of the picture to one of the level
 SMALLEST_SIDE_PX = 32  # of a level that is searched
 LOCAL_MEAN_PX = 8.0  # sigma of the mean that is taken off, so that a colour cast does not steer the search
+LEAST_CORRELATION = 0.2  # of detail at full size, below which result and target have nothing in common
 LARGEST_MOVE = 0.05  # of the diagonal; what moves further was not found but lost
 CUBIC_REACH_PX = 2
 
@@ -38,8 +39,8 @@ class Registered:
 def register_result(result: Picture, target: Picture, valid: npt.NDArray[np.bool_]) -> Registered:
     """Move a result onto its target by the similarity of the largest correlation (`ecc`), coarse to fine.
 
-    It fails, and says so, where the correlation at full size does not grow or a corner moves by more than
-    5 % of the diagonal: the result then stays as it is.
+    Where no map is better than none, that is the identity. It fails, and says so, where the correlation stays
+    below 0.2 or a corner moves by more than 5 % of the diagonal: the result then stays as it is.
 
     Args:
         result, target: (H, W, 3) uint8 sRGB.
@@ -62,8 +63,12 @@ def register_result(result: Picture, target: Picture, valid: npt.NDArray[np.bool
     corners = geometry.frame_corners(target.shape[:2])
     moved = np.abs(geometry.apply(found, corners) - corners).max()
     before, after = (_correlation(template, seen, image, map_) for map_ in (np.eye(3), found))
-    if not after > before or moved > LARGEST_MOVE * np.hypot(width, height):
+    if not after > before:  # it lies best as it is
+        found, moved, after = np.eye(3), 0.0, before
+    if after < LEAST_CORRELATION or moved > LARGEST_MOVE * np.hypot(width, height):
         return Registered(result, valid.astype(bool), None)
+    if moved == 0:
+        return Registered(result, valid.astype(bool), found)
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     picture = cv2.warpPerspective(
         result, found, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE

@@ -71,3 +71,15 @@ def test_a_result_without_detail_keeps_its_pixels_and_says_so():
     assert found.target_to_result is None
     assert found.picture is flat
     assert found.valid.all()
+
+
+def test_a_result_that_lies_right_stays_and_is_no_failure():
+    target = scene()
+    found = register_result(target.copy(), target, all_valid(target))
+    assert found.target_to_result is not None
+    np.testing.assert_array_equal(found.picture[20:-20, 20:-20], target[20:-20, 20:-20])
+
+
+def test_a_result_of_another_scene_is_a_failure():
+    result = scene(1)
+    assert register_result(result, scene(2), all_valid(result)).target_to_result is None
