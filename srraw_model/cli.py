@@ -224,7 +224,16 @@ class _CropType(click.ParamType):
     help="Side of a tile in pixels of the raw, even: larger is faster and takes more memory.",
 )
 @device_option
-@click.option("-o", "--out", type=PATH, required=True, help="The PNG to write.")
+@click.option(
+    "-o", "--out", type=PATH, required=True, help="The picture to write, a .png, .tif or .jpg, with EXIF."
+)
+@click.option(
+    "--bits",
+    type=click.Choice(["8", "16"]),
+    callback=_kind_of(int),
+    help="Of a value. 16 for PNG and TIFF unless given; JPEG has 8.",
+)
+@click.option("--quality", type=int, default=95, show_default=True, help="Of JPEG, 1 to 100.")
 @overwrite_option
 @quiet_option
 @version_option
@@ -246,7 +255,7 @@ def zoom(photo: Path, out: Path, overwrite: bool, quiet: bool, **options: Any) -
         pass
     if not quiet:
         height, width = job.size
-        click.echo(f"{out}: {width} x {height}, {job.network.zoom}X by {job.label}.")
+        click.echo(f"{out}: {width} x {height}, {job.bits} bits, {job.network.zoom}X by {job.label}.")
 
 
 def _tell_plan(training: Training) -> None:

@@ -102,7 +102,7 @@ def test_a_photograph_is_zoomed_and_not_replaced_unasked(shared_data, tmp_path):
     arguments = (photo, "--checkpoint", model, "--crop", "100,100,48,32", "-o", out)
     result = call(cli.zoom, *arguments)
     assert result.exit_code == 0, result.output
-    assert "192 x 128, 4X by untrained" in result.output
+    assert "192 x 128, 16 bits, 4X by untrained" in result.output
     result = call(cli.zoom, *arguments)
     assert (result.exit_code, "--overwrite" in result.output) == (2, True)
     assert call(cli.zoom, *arguments, "--overwrite").exit_code == 0
