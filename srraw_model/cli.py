@@ -23,7 +23,7 @@ from srraw_tools.commands.options import (
     quiet_option,
 )
 from srraw_tools.errors import UserError
-from srraw_tools.terminal import PLAIN_EVERY_S, duration, print_table, with_progress
+from srraw_tools.terminal import PLAIN_EVERY_S, duration, print_table, size, with_progress
 
 if TYPE_CHECKING:
     from srraw_model.train import StepRecord, Training
@@ -212,7 +212,7 @@ class _CropType(click.ParamType):
 
 
 @click.command("srraw-zoom", context_settings=SETTINGS)
-@click.argument("photo", type=PATH)
+@click.argument("photo", type=PATH, required=False)
 @click.option("--checkpoint", type=PATH, required=True, help="The model.pt that srraw-train wrote.")
 @zoom_option
 @click.option("--crop", type=_CropType(), help="Part of the raw's frame, in its pixels, before it is turned.")
@@ -224,9 +224,7 @@ class _CropType(click.ParamType):
     help="Side of a tile in pixels of the raw, even: larger is faster and takes more memory.",
 )
 @device_option
-@click.option(
-    "-o", "--out", type=PATH, required=True, help="The picture to write, a .png, .tif or .jpg, with EXIF."
-)
+@click.option("-o", "--out", type=PATH, help="The picture to write, a .png, .tif or .jpg, with EXIF.")
 @click.option(
     "--bits",
     type=click.Choice(["8", "16"]),
@@ -234,28 +232,77 @@ class _CropType(click.ParamType):
     help="Of a value. 16 for PNG and TIFF unless given; JPEG has 8.",
 )
 @click.option("--quality", type=int, default=95, show_default=True, help="Of JPEG, 1 to 100.")
+@click.option(
+    "--onnx", type=PATH, help="Write the network as this ONNX file; without PHOTO that is all (srraw[onnx])."
+)
 @overwrite_option
+@dry_run_option
+@json_option
 @quiet_option
 @version_option
-def zoom(photo: Path, out: Path, overwrite: bool, quiet: bool, **options: Any) -> None:
+def zoom(
+    photo: Path | None,
+    checkpoint: Path,
+    zoom: int | None,
+    out: Path | None,
+    onnx: Path | None,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Zoom PHOTO, a raw file, with a trained network.
 
     The picture is upright by the file's orientation flag; --crop is in the frame as the sensor read it.
 
-    Example: srraw-zoom photo.dng --checkpoint run/model.pt -o photo.png
+    Example: srraw-zoom photo.dng --checkpoint run/model.pt -o photo.tif
     """
-    from srraw_model.zoom import prepare_zoom, zoom_photo
+    if photo is None and onnx is None:
+        raise UserError("There is nothing to do.", "Give a raw file and -o, or --onnx.", wrong_use=True)
+    if (photo is None) != (out is None):
+        raise UserError("A raw file and -o PICTURE go together.", "Give both.", wrong_use=True)
+    for file in (out, onnx):
+        if file is not None and file.exists() and not overwrite:
+            raise UserError(f"{file} exists.", "Give --overwrite or another name.", wrong_use=True)
+    job = None
+    if photo is not None:
+        from srraw_model.zoom import plan_record, prepare_zoom, zoom_photo
 
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists.", "Give --overwrite or another name.", wrong_use=True)
-    job = prepare_zoom(photo, out=out, **options)
-    for note in job.raw.notes:
-        click.echo(f"Note: {photo}: {note}.", err=True)
-    for _ in with_progress(zoom_photo(job), job.tiles, "Zooming", unit="tiles", quiet=quiet):
-        pass
-    if not quiet:
+        job = prepare_zoom(photo, checkpoint=checkpoint, zoom=zoom, out=out, **options)
+        for note in job.raw.notes:
+            click.echo(f"Note: {photo}: {note}.", err=True)
+        record = plan_record(job)
         height, width = job.size
-        click.echo(f"{out}: {width} x {height}, {job.bits} bits, {job.network.zoom}X by {job.label}.")
+        about = f"{width} x {height}, {job.bits} bits, {job.network.zoom}X by {job.label}"
+    if onnx is not None and not dry_run:
+        from srraw_model.checkpoint import load_checkpoint
+        from srraw_model.onnx_export import export_onnx
+
+        says = export_onnx(load_checkpoint(checkpoint, zoom=zoom), onnx)
+        if as_json:
+            print_json({"onnx": str(onnx), **says})
+        elif not quiet:
+            click.echo(f"{onnx}: {says['zoom']}X, {says['input']} -> {says['output']}.")
+    if job is None:
+        return
+    if dry_run:
+        if as_json:
+            print_json(record)
+        else:
+            click.echo(f"{out}: {about}.")
+            click.echo(
+                f"{job.tiles} tiles; about {size(record['memory_bytes'])} of memory; "
+                f"{size(job.scratch_bytes)} of scratch beside the picture until it is done."
+            )
+        return
+    hidden = quiet or as_json
+    for _ in with_progress(zoom_photo(job), job.tiles, "Zooming", unit="tiles", quiet=hidden):
+        pass
+    if as_json:
+        print_json(record)
+    elif not quiet:
+        click.echo(f"{out}: {about}.")
 
 
 def _tell_plan(training: Training) -> None:

@@ -24,6 +24,8 @@ from srraw_tools.files import replacing
 from srraw_tools.raw import RawImage, read_raw, render_srgb
 
 MAX_TILE = 4096  # mosaic pixels; the memory that a tile takes grows with its area
+BASE_BYTES = 500_000_000  # of Python and torch
+TILE_BYTES = 3 * 256 * 4  # of a packed pixel of a tile: three layers of 256 channels
 TILES_KEPT = 16  # of the scratch file in memory
 
 
@@ -115,6 +117,30 @@ def prepare_zoom(
     bits = chosen_bits(out, bits, _size(crop, trained.zoom, orientation))
     network = trained.make_network().to(on)
     return ZoomJob(raw, network, trained.label, crop, orientation, tile, out, bits, quality)
+
+
+def plan_record(job: ZoomJob) -> dict[str, Any]:
+    """What a job will make and take, as plain values.
+
+    The memory is that of Python and torch and the mosaic, of a tile and, for JPEG, of the picture: an
+    estimate, on the CPU.
+    """
+    height, width = job.size
+    side = job.tile // 2 + 2 * (job.network.features_reach + job.network.output_reach)
+    memory = BASE_BYTES + TILE_BYTES * side**2 + job.raw.mosaic.nbytes
+    jpeg = job.out.suffix.lower() in (".jpg", ".jpeg")
+    return {
+        "photo": str(job.raw.path),
+        "out": str(job.out),
+        "width": width,
+        "height": height,
+        "bits": job.bits,
+        "zoom": job.network.zoom,
+        "model": job.label,
+        "tiles": job.tiles,
+        "memory_bytes": memory + (4 * width * height if jpeg else 0),
+        "scratch_bytes": job.scratch_bytes,
+    }
 
 
 def zoom_photo(job: ZoomJob) -> Iterator[int]:
