@@ -18,8 +18,7 @@ from srraw_tools.errors import UserError
 
 NETWORKS = {
     "demo": {"name": "small", "zoom": 4, "channels": 48, "blocks": 6},
-    "8X": {"name": "small", "zoom": 8, "channels": 8, "blocks": 2},
-    "paper's, on a demosaicing": {"name": "paper", "zoom": 4, "on_demosaic": True},
+    "paper": {"name": "paper", "zoom": 4, "on_demosaic": True, "blocks": 4, "wide": 64},
     "png": {"name": "small", "zoom": 4, "variant": "png", "channels": 8, "blocks": 2},
     "syn-raw": {"name": "small", "zoom": 2, "variant": "syn-raw", "channels": 8, "blocks": 2},
     "srresnet": {"name": "srresnet", "zoom": 4, "blocks": 2},

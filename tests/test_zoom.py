@@ -77,6 +77,8 @@ def test_a_crop_equals_its_place_in_the_whole(cfa, crop):
     x, y, width, height = (2 * v for v in crop)
     part = joined(network, mosaic, cfa, crop=crop, tile=24)
     np.testing.assert_allclose(part, whole[:, y : y + height, x : x + width], atol=1e-5)
+    in_tiles = joined(network, mosaic, cfa, tile=24)
+    np.testing.assert_array_equal(part, in_tiles[:, y : y + height, x : x + width])
 
 
 @pytest.fixture(scope="module")
