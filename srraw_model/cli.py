@@ -275,15 +275,20 @@ def zoom(
         record = plan_record(job)
         height, width = job.size
         about = f"{width} x {height}, {job.bits} bits, {job.network.zoom}X by {job.label}"
-    if onnx is not None and not dry_run:
+    if onnx is not None:
         from srraw_model.checkpoint import load_checkpoint
         from srraw_model.onnx_export import export_onnx
 
-        says = export_onnx(load_checkpoint(checkpoint, zoom=zoom), onnx)
+        trained = load_checkpoint(checkpoint, zoom=zoom)
+        says = {"zoom": str(trained.zoom), "label": trained.label}
+        if not dry_run:
+            says = export_onnx(trained, onnx)
         if as_json:
             print_json({"onnx": str(onnx), **says})
         elif not quiet:
-            click.echo(f"{onnx}: {says['zoom']}X, {says['input']} -> {says['output']}.")
+            click.echo(f"{onnx}: {trained.zoom}X by {trained.label}.")
+            for name in ("input", "output") if not dry_run else ():
+                click.echo(f"  {name}: {says[name]}")
     if job is None:
         return
     if dry_run:

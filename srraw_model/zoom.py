@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from srraw_model.baselines import Baseline
 from srraw_model.checkpoint import load_checkpoint
 from srraw_model.device import chosen_device
 from srraw_model.network import PaperNetwork, SmallNetwork
@@ -104,6 +105,13 @@ def prepare_zoom(
         )
     on = chosen_device(device)
     trained = load_checkpoint(checkpoint, zoom=zoom)
+    network = trained.make_network()
+    if isinstance(network, Baseline):
+        raise UserError(
+            f"{checkpoint} ({trained.label}) takes rendered pictures, not raw files.",
+            "Give a model of ours trained on mosaics; --onnx takes any.",
+            wrong_use=True,
+        )
     raw = read_raw(photo)
     height, width = raw.size
     x, y, w, h = crop = crop or (0, 0, width, height)
@@ -115,8 +123,7 @@ def prepare_zoom(
         )
     orientation = raw.exif.orientation or 1
     bits = chosen_bits(out, bits, _size(crop, trained.zoom, orientation))
-    network = trained.make_network().to(on)
-    return ZoomJob(raw, network, trained.label, crop, orientation, tile, out, bits, quality)
+    return ZoomJob(raw, network.to(on), trained.label, crop, orientation, tile, out, bits, quality)
 
 
 def plan_record(job: ZoomJob) -> dict[str, Any]:

@@ -63,6 +63,8 @@ def test_the_command_writes_the_model_without_a_photograph(tmp_path):
     pytest.importorskip("onnxscript")
     model, out = write_untrained(tmp_path / "model.pt"), tmp_path / "model.onnx"
     arguments = ["--checkpoint", str(model), "--onnx", str(out)]
+    planned = CliRunner().invoke(cli.zoom, [*arguments, "--dry-run"])
+    assert ("4X by untrained" in planned.output, out.exists()) == (True, False)
     result = CliRunner().invoke(cli.zoom, arguments)
     assert result.exit_code == 0, result.output
     assert out.stat().st_size > 1000

@@ -11,9 +11,11 @@ import rawpy
 import torch
 from synthetic import CFAS, write_untrained
 
+from srraw_model.checkpoint import Checkpoint, save_checkpoint
 from srraw_model.network import make_network
 from srraw_model.packing import pack, reach_red, red_origin
 from srraw_model.tiling import apply_in_tiles, count_tiles
+from srraw_model.variants import make_trained
 from srraw_model.zoom import prepare_zoom, zoom_photo
 from srraw_tools.dng import write_dng
 from srraw_tools.errors import UserError
@@ -136,6 +138,15 @@ def test_a_stopped_zoom_leaves_nothing_half_written(shared_data, tmp_path, check
     tiles.close()
     assert out.read_bytes() == b"older"
     assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_a_network_of_pictures_is_refused(shared_data, tmp_path):
+    sizes = {"name": "srresnet", "zoom": 4, "blocks": 1, "channels": 4}
+    model = tmp_path / "model.pt"
+    save_checkpoint(model, Checkpoint("SRResNet", sizes, make_trained(**sizes).state_dict(), 0, {}, {}, {}))
+    photo = shared_data / "raw/gopro_Hero6_GOPR0024.dng"
+    with pytest.raises(UserError, match="takes rendered pictures"):
+        prepare_zoom(photo, checkpoint=model, out=tmp_path / "a.png")
 
 
 def test_bad_input_is_said_in_a_sentence(shared_data, tmp_path, checkpoint):
