@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,6 +21,7 @@ LUMA = (65.481, 128.553, 24.966)
 BLUE_DIFFERENCE = (-37.797, -74.203, 112.0)
 RED_DIFFERENCE = (112.0, -93.786, -18.214)
 OFFSETS = (16.0, 128.0, 128.0)
+YCBCR_TO_RGB = (np.linalg.inv([LUMA, BLUE_DIFFERENCE, RED_DIFFERENCE]) * 255).tolist()
 
 
 class Baseline(nn.Module):
@@ -239,8 +241,7 @@ def rgb_to_ycbcr(srgb: Tensor) -> Tensor:
 
 def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
     """The inverse of `rgb_to_ycbcr`."""
-    rows = torch.tensor([LUMA, BLUE_DIFFERENCE, RED_DIFFERENCE], dtype=torch.float64).inverse() * 255
-    return _mixed(ycbcr - ycbcr.new_tensor(OFFSETS)[:, None, None] / 255, rows.to(ycbcr))
+    return _mixed(ycbcr - ycbcr.new_tensor(OFFSETS)[:, None, None] / 255, ycbcr.new_tensor(YCBCR_TO_RGB))
 
 
 def _mixed(image: Tensor, rows: Tensor) -> Tensor:

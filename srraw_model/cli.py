@@ -24,7 +24,7 @@ from srraw_tools.commands.options import (
     quiet_option,
 )
 from srraw_tools.errors import UserError
-from srraw_tools.terminal import PLAIN_EVERY_S, duration, print_table, with_progress
+from srraw_tools.terminal import PLAIN_EVERY_S, duration, print_table, size, with_progress
 
 if TYPE_CHECKING:
     from srraw_model.evaluate import Score
@@ -284,24 +284,31 @@ class _CropType(click.ParamType):
     help="Side of a tile in pixels of the raw, even: larger is faster and takes more memory.",
 )
 @device_option
-@click.option("-o", "--out", type=PATH, help="The .png, .tif or .jpg to write.")
+@click.option("-o", "--out", type=PATH, help="The picture to write, a .png, .tif or .jpg, with EXIF.")
 @click.option(
     "--bits",
     type=click.Choice(["8", "16"]),
-    callback=lambda _context, _option, value: value and int(value),
-    help="Of a channel.  [default: 16 for TIFF, else 8]",
+    callback=_kind_of(int),
+    help="Of a value. 16 for PNG and TIFF unless given; JPEG has 8.",
 )
-@click.option("--onnx", type=PATH, help="Write the network as an ONNX file instead; takes no PHOTO.")
+@click.option("--quality", type=int, default=95, show_default=True, help="Of JPEG, 1 to 100.")
+@click.option(
+    "--onnx", type=PATH, help="Write the network as this ONNX file; without PHOTO that is all (srraw[onnx])."
+)
 @overwrite_option
 @dry_run_option
+@json_option
 @quiet_option
 @version_option
 def zoom(
     photo: Path | None,
+    checkpoint: Path,
+    zoom: int | None,
     out: Path | None,
     onnx: Path | None,
     overwrite: bool,
     dry_run: bool,
+    as_json: bool,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -310,37 +317,58 @@ def zoom(
     The picture is upright by the file's orientation flag; --crop is in the frame as the sensor read it. What
     the photograph tells of camera, lens and exposure is carried over.
 
-    Example: srraw-zoom photo.dng --checkpoint run/model.pt -o photo.png
+    Example: srraw-zoom photo.dng --checkpoint run/model.pt -o photo.tif
     """
-    target = onnx or out
-    if target is None or (onnx is None) == (photo is None) or (onnx and out):
-        raise UserError("Nothing to write.", "Give PHOTO and --out, or --onnx alone.", wrong_use=True)
-    if target.exists() and not overwrite:
-        raise UserError(f"{target} exists.", "Give --overwrite or another name.", wrong_use=True)
-    if onnx:
+    if photo is None and onnx is None:
+        raise UserError("There is nothing to do.", "Give a raw file and -o, or --onnx.", wrong_use=True)
+    if (photo is None) != (out is None):
+        raise UserError("A raw file and -o PICTURE go together.", "Give both.", wrong_use=True)
+    for file in (out, onnx):
+        if file is not None and file.exists() and not overwrite:
+            raise UserError(f"{file} exists.", "Give --overwrite or another name.", wrong_use=True)
+    job = None
+    if photo is not None:
+        from srraw_model.zoom import plan_record, prepare_zoom, zoom_photo
+
+        job = prepare_zoom(photo, checkpoint=checkpoint, zoom=zoom, out=out, **options)
+        for note in job.raw.notes:
+            click.echo(f"Note: {photo}: {note}.", err=True)
+        record = plan_record(job)
+        height, width = job.size
+        about = f"{width} x {height}, {job.bits} bits, {job.network.zoom}X by {job.label}"
+    if onnx is not None:
+        from srraw_model.checkpoint import load_checkpoint
         from srraw_model.onnx_export import export_onnx
 
-        if dry_run:
-            click.echo(f"The network of {options['checkpoint']} would be written to {onnx}.")
-            return
-        told = export_onnx(options["checkpoint"], onnx, zoom=options["zoom"])
-        if not quiet:
-            click.echo(f"{onnx}: {told['label']}, {told['zoom']}X.\nInput: {told['input']}.")
+        trained = load_checkpoint(checkpoint, zoom=zoom)
+        says = {"zoom": str(trained.zoom), "label": trained.label}
+        if not dry_run:
+            says = export_onnx(trained, onnx)
+        if as_json:
+            print_json({"onnx": str(onnx), **says})
+        elif not quiet:
+            click.echo(f"{onnx}: {trained.zoom}X by {trained.label}.")
+            for name in ("input", "output") if not dry_run else ():
+                click.echo(f"  {name}: {says[name]}")
+    if job is None:
         return
-    from srraw_model.zoom import prepare_zoom, zoom_photo
-
-    job = prepare_zoom(photo, out=out, **options)
-    for note in job.raw.notes:
-        click.echo(f"Note: {photo}: {note}.", err=True)
     if dry_run:
-        height, width = job.size
-        click.echo(f"{out}: {width} x {height}, {job.bits} bits, in {job.tiles} tiles by {job.label}.")
+        if as_json:
+            print_json(record)
+        else:
+            click.echo(f"{out}: {about}.")
+            click.echo(
+                f"{job.tiles} tiles; about {size(record['memory_bytes'])} of memory; "
+                f"{size(job.scratch_bytes)} of scratch beside the picture until it is done."
+            )
         return
-    for _ in with_progress(zoom_photo(job), job.tiles, "Zooming", unit="tiles", quiet=quiet):
+    hidden = quiet or as_json
+    for _ in with_progress(zoom_photo(job), job.tiles, "Zooming", unit="tiles", quiet=hidden):
         pass
-    if not quiet:
-        height, width = job.size
-        click.echo(f"{out}: {width} x {height}, {job.network.zoom}X by {job.label}.")
+    if as_json:
+        print_json(record)
+    elif not quiet:
+        click.echo(f"{out}: {about}.")
 
 
 def _tell_plan(training: Training) -> None:

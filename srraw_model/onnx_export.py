@@ -1,103 +1,114 @@
-"""A trained network as an ONNX file, for programs without torch."""
+"""A trained network as an ONNX file, for programs without torch; they render what it puts out themselves."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from srraw_model.baselines import Baseline
-from srraw_model.checkpoint import load_checkpoint
-from srraw_model.variants import EncodedNetwork
+from srraw_model.checkpoint import Checkpoint
+from srraw_model.variants import EncodedNetwork, PngNetwork
 from srraw_tools import __version__
 from srraw_tools.errors import UserError
 from srraw_tools.files import replacing
 
-SMALLEST, LARGEST = 4, 8192  # sides of an input
-TRACED = (24, 32)  # rows and columns of the input that the network is traced with
-PACKED = (
-    "linear light of a Bayer mosaic, black 0 and white 1, packed from red on: red, green right of red, green "
-    "below red, blue; (1, 4, h, w)"
-)
+OPSET = 18  # the first that resizes with torch's a = -1/2
+LEAST, EXAMPLE = 8, (24, 40)  # side of the input, least and as the exporter sees it
+PACKED = "1 x 4 x height/2 x width/2: the mosaic from red on, 2 x 2 pixels to (R, G beside R, G beside B, B)"
 
 
-def export_onnx(checkpoint: Path, out: Path, *, zoom: int | None = None) -> dict[str, str]:
-    """Write the network of a checkpoint as ONNX, for inputs of any height and width.
+def export_onnx(checkpoint: Checkpoint, out: Path) -> dict[str, str]:
+    """Write a network as ONNX: one input, `input`, and one output, `output`, of any height and width.
 
-    A raw network takes `packed` (1, 4, h, w) and gives `camera_rgb` (1, 3, 2Nh, 2Nw), linear and not white-
-    balanced; one that has learnt from pictures takes `srgb` (1, 3, h, w) in [0, 1] and gives
-    `zoomed_srgb` (1, 3, Nh, Nw).
-
-    Args:
-        zoom: what the checkpoint must be for; None takes what it is.
+    Our raw networks take a packed mosaic, black 0 and white 1, and put out linear camera RGB without white
+    balance. Syn-raw takes and puts out white-balanced values on the sRGB curve. A network of pictures takes
+    and puts out sRGB in [0, 1]; Ours-png needs even sides.
 
     Returns:
-        What the file's metadata tell: of input, output, zoom, label and srraw's version.
+        What the file says of itself in its metadata: zoom, what goes in and comes out, label, steps.
 
     Raises:
-        UserError: no such checkpoint, a network that needs each shot's white balance inside, or ONNX missing.
+        UserError: the packages are not installed, or the file cannot be written.
     """
+    out = Path(out)
+    if out.suffix.lower() != ".onnx":
+        raise UserError(f"{out} is no ONNX file name.", "Name it with .onnx at the end.", wrong_use=True)
     if not out.parent.is_dir():
         raise UserError(f"The folder {out.parent} does not exist.", "Make it first.", wrong_use=True)
-    trained = load_checkpoint(checkpoint, zoom=zoom)
-    network = trained.make_network()
-    if isinstance(network, EncodedNetwork):
-        raise UserError(
-            f"{checkpoint} is of the variant syn-raw, which works on each shot's own balance inside.",
-            "Export another variant.",
-        )
     try:
-        import onnx
-        import onnxscript  # noqa: F401 - torch.onnx needs it
+        import onnxscript  # noqa: F401  torch's exporter needs it and says so less clearly
     except ImportError as error:
         raise UserError(
-            "ONNX files need the packages onnx and onnxscript.", "pip install 'srraw[onnx]'"
+            "The package onnxscript is not installed, which an ONNX file needs.",
+            "Install srraw[onnx].",
+            wrong_use=True,
         ) from error
-    on_pictures = isinstance(network, Baseline)
-    names = ("srgb", "zoomed_srgb") if on_pictures else ("packed", "camera_rgb")
-    sides = {2: torch.export.Dim("height", min=SMALLEST, max=LARGEST)}
-    sides[3] = torch.export.Dim("width", min=SMALLEST, max=LARGEST)
-    example = torch.rand(1, 3 if on_pictures else 4, *TRACED)
-    metadata = {
-        "software": f"srraw {__version__}",
-        "label": trained.label,
-        "zoom": str(trained.zoom),
-        "input": "sRGB in [0, 1]; (1, 3, h, w)" if on_pictures else PACKED,
-        "output": "sRGB" if on_pictures else "linear camera RGB, not white-balanced",
+
+    network = checkpoint.make_network()
+    says = {
+        "zoom": str(checkpoint.zoom),
+        "label": checkpoint.label,
+        "steps": str(checkpoint.step),
+        "created_by": f"srraw {__version__}",
+        **_conventions(network),
     }
-    with replacing(out) as temporary:
-        with _in_silence():
-            torch.onnx.export(
-                network,
-                (example,),
-                temporary,
-                input_names=names[:1],
-                output_names=names[1:],
-                dynamic_shapes=(sides,),
+    body = network.body if isinstance(network, EncodedNetwork) else network
+    channels, unit = (
+        (3 if isinstance(network, Baseline) else 4),
+        (2 if isinstance(network, PngNetwork) else 1),
+    )
+    sides = [unit * torch.export.Dim(name, min=LEAST, max=1 << 15) for name in ("rows", "columns")]
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)  # that torchvision is missing is no news
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter's own parts
+            program = torch.onnx.export(
+                body,
+                (_example(channels),),
                 dynamo=True,
-                external_data=False,
+                dynamic_shapes=({2: sides[0], 3: sides[1]},),
+                opset_version=OPSET,
+                input_names=["input"],
+                output_names=["output"],
                 verbose=False,
             )
-        model = onnx.load(temporary)
-        onnx.helper.set_model_props(model, metadata)
-        onnx.checker.check_model(model)
-        onnx.save(model, temporary)
-    return metadata
-
-
-@contextlib.contextmanager
-def _in_silence() -> Iterator[None]:
-    """Without what the exporter says about itself and about torchvision, which is not needed."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
+            program.model.metadata_props.update(says)
+            with replacing(out) as temporary:
+                program.save(temporary)
     finally:
-        logging.disable(before)
+        logger.setLevel(before)
+    return says
+
+
+def _conventions(network: nn.Module) -> dict[str, str]:
+    """What goes into a network and comes out."""
+    if isinstance(network, Baseline):
+        even = ", sides even" if isinstance(network, PngNetwork) else ""
+        picture = "sRGB in [0, 1], red first"
+        return {
+            "input": f"1 x 3 x height x width: {picture}{even}",
+            "output": picture,
+            "white_balance": "applied before",
+        }
+    if isinstance(network, EncodedNetwork):
+        encoded = "white-balanced, clipped to [0, 1], on the sRGB curve"
+        return {
+            "input": f"{PACKED}; {encoded}",
+            "output": f"RGB, {encoded}",
+            "white_balance": "needed before",
+        }
+    return {
+        "input": f"{PACKED}; linear, black 0, white 1",
+        "output": "linear camera RGB, black 0, white 1",
+        "white_balance": "needed after",
+    }
+
+
+def _example(channels: int) -> torch.Tensor:
+    return torch.rand(1, channels, *EXAMPLE, generator=torch.Generator().manual_seed(0))

@@ -44,8 +44,9 @@ def apply_in_tiles(
 ) -> Iterator[Tile]:
     """Apply a network to a mosaic; what a tile depends on beyond its sides is computed with it.
 
-    A tile differs from the same part of the whole by float32 rounding only, since convolutions of another
-    size may sum in another order.
+    Tiles lie on a grid of the frame, and one that a crop cuts is computed whole: a crop is its part of the
+    frame's output, bit for bit. Between tiles of another size, and one piece, there is float32 rounding,
+    since convolutions of another size sum in another order.
 
     Args:
         mosaic: (H, W) sensor values; `cfa` and `black_level` (in its order) are those of its first pixel.
@@ -62,7 +63,8 @@ def apply_in_tiles(
     whole = slice(0, grown.shape[0] // 2), slice(0, grown.shape[1] // 2)
     zoom = network.zoom
 
-    for packed_tile in _tiles(cfa, (x, y, width, height), tile):
+    for on_grid in _tiles(cfa, (x, y, width, height), tile):
+        packed_tile = _widened(on_grid, 0, whole)
         around = _widened(packed_tile, network.output_reach, whole)
         seen = _widened(around, network.features_reach, whole)
         light = mosaic_light(
@@ -94,10 +96,13 @@ def count_tiles(cfa: str, crop: Crop, *, tile: int = TILE) -> int:
 
 
 def _tiles(cfa: str, crop: Crop, tile: int) -> list[Rectangle]:
-    """The tiles of a crop, in packed pixels of the mosaic that was grown to begin at red."""
+    """The tiles that a crop touches, in packed pixels of the mosaic that was grown to begin at red.
+
+    The last of a row or column may reach beyond the mosaic.
+    """
     (left, top), (x, y, width, height) = red_origin(cfa), crop
-    rows = _split((y + top) // 2, (y + top + height + 1) // 2, tile // 2)
-    columns = _split((x + left) // 2, (x + left + width + 1) // 2, tile // 2)
+    rows = _on_grid((y + top) // 2, (y + top + height + 1) // 2, tile // 2)
+    columns = _on_grid((x + left) // 2, (x + left + width + 1) // 2, tile // 2)
     return [(row, column) for row in rows for column in columns]
 
 
@@ -123,6 +128,11 @@ def _output_in_blocks(
             blocks.append(out[:, y : y + height, x : x + width])
         block_rows.append(torch.cat(blocks, dim=2))
     return torch.cat(block_rows, dim=1)
+
+
+def _on_grid(start: int, stop: int, side: int) -> list[slice]:
+    """The multiples of `side` that a stretch touches."""
+    return [slice(at, at + side) for at in range(start // side * side, stop, side)]
 
 
 def _split(start: int, stop: int, side: int) -> list[slice]:

@@ -7,13 +7,16 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from srraw_model.baselines import Baseline
 from srraw_model.checkpoint import load_checkpoint
 from srraw_model.device import chosen_device
 from srraw_model.network import PaperNetwork, SmallNetwork
-from srraw_model.picture_files import STRIP_ROWS, bits_of, write_picture
+from srraw_model.picture_files import STRIP_ROWS, chosen_bits, write_picture
 from srraw_model.tiling import TILE, Crop, apply_in_tiles, count_tiles
 from srraw_model.variants import balanced_for
 from srraw_tools import geometry
@@ -21,8 +24,10 @@ from srraw_tools.errors import UserError
 from srraw_tools.files import replacing
 from srraw_tools.raw import RawImage, read_raw, render_srgb
 
-TILES_HELD = 16  # before their part of the scratch file is let go of
 MAX_TILE = 4096  # mosaic pixels; the memory that a tile takes grows with its area
+BASE_BYTES = 500_000_000  # of Python and torch
+TILE_BYTES = 3 * 256 * 4  # of a packed pixel of a tile: three layers of 256 channels
+TILES_KEPT = 16  # of the scratch file in memory
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class ZoomJob:
     Attributes:
         crop: in mosaic pixels of the raw's frame, which is not rotated.
         orientation: EXIF's number; the picture is put upright by it.
-        bits: of a channel of the picture.
+        bits, quality: of a value in the file, and of JPEG.
     """
 
     raw: RawImage
@@ -43,6 +48,7 @@ class ZoomJob:
     tile: int
     out: Path
     bits: int
+    quality: int
 
     @property
     def tiles(self) -> int:
@@ -52,8 +58,12 @@ class ZoomJob:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the picture, upright."""
-        height, width = self.crop[3] * self.network.zoom, self.crop[2] * self.network.zoom
-        return (width, height) if self.orientation >= 5 else (height, width)
+        return _size(self.crop, self.network.zoom, self.orientation)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """What the scratch file beside `out` takes while the picture is made."""
+        return self.size[0] * self.size[1] * 3 * self.bits // 8
 
 
 def prepare_zoom(
@@ -64,26 +74,29 @@ def prepare_zoom(
     zoom: int | None = None,
     crop: Crop | None = None,
     tile: int = TILE,
-    device: str | None = None,
     bits: int | None = None,
+    quality: int = 95,
+    device: str | None = None,
 ) -> ZoomJob:
     """Read the photograph and the checkpoint, and check that they go together.
 
     Args:
         photo: a raw file of any make with a Bayer sensor.
-        out: the PNG, TIFF or JPEG to write, by its suffix.
+        out: the PNG, TIFF or JPEG to write, as its suffix says.
         zoom: what the checkpoint must be for; None takes what it is.
         crop: [x, y, width, height] in pixels of the raw's visible frame, not rotated; None for all of it.
         tile: side in mosaic pixels; larger tiles are faster and take more memory.
+        bits: of a value, 8 or 16; None takes 16, and 8 for JPEG.
+        quality: of JPEG, 1 to 100.
         device: of torch; None takes a GPU where there is one.
-        bits: of a channel, 8 or 16; None takes 16 for TIFF and 8 for the others.
 
     Raises:
-        UserError: a file is not what it should be or cannot be of that kind, the zoom differs, or the crop
-            lies outside.
+        UserError: a file is not what it should be, the zoom differs, or the crop lies outside.
     """
     out = Path(out)
-    bits_of(out, bits, (0, 0))
+    chosen_bits(out, bits, (1, 1))  # before anything is read
+    if not 1 <= quality <= 100:
+        raise UserError(f"A JPEG quality of {quality} is not from 1 to 100.", wrong_use=True)
     if not out.parent.is_dir():
         raise UserError(f"The folder {out.parent} does not exist.", "Make it first.", wrong_use=True)
     if not 16 <= tile <= MAX_TILE or tile % 2:
@@ -92,6 +105,13 @@ def prepare_zoom(
         )
     on = chosen_device(device)
     trained = load_checkpoint(checkpoint, zoom=zoom)
+    network = trained.make_network()
+    if isinstance(network, Baseline):
+        raise UserError(
+            f"{checkpoint} ({trained.label}) takes rendered pictures, not raw files.",
+            "Give a model of ours trained on mosaics; --onnx takes any.",
+            wrong_use=True,
+        )
     raw = read_raw(photo)
     height, width = raw.size
     x, y, w, h = crop = crop or (0, 0, width, height)
@@ -102,58 +122,91 @@ def prepare_zoom(
             wrong_use=True,
         )
     orientation = raw.exif.orientation or 1
-    network = trained.make_network().to(on)
-    chosen = bits_of(out, bits, (h * network.zoom, w * network.zoom))
-    return ZoomJob(raw, network, trained.label, crop, orientation, tile, out, chosen)
+    bits = chosen_bits(out, bits, _size(crop, trained.zoom, orientation))
+    return ZoomJob(raw, network.to(on), trained.label, crop, orientation, tile, out, bits, quality)
+
+
+def plan_record(job: ZoomJob) -> dict[str, Any]:
+    """What a job will make and take, as plain values.
+
+    The memory is that of Python and torch and the mosaic, of a tile and, for JPEG, of the picture: an
+    estimate, on the CPU.
+    """
+    height, width = job.size
+    side = job.tile // 2 + 2 * (job.network.features_reach + job.network.output_reach)
+    memory = BASE_BYTES + TILE_BYTES * side**2 + job.raw.mosaic.nbytes
+    jpeg = job.out.suffix.lower() in (".jpg", ".jpeg")
+    return {
+        "photo": str(job.raw.path),
+        "out": str(job.out),
+        "width": width,
+        "height": height,
+        "bits": job.bits,
+        "zoom": job.network.zoom,
+        "model": job.label,
+        "tiles": job.tiles,
+        "memory_bytes": memory + (4 * width * height if jpeg else 0),
+        "scratch_bytes": job.scratch_bytes,
+    }
 
 
 def zoom_photo(job: ZoomJob) -> Iterator[int]:
     """Write the zoomed picture, upright, sRGB by the one rendering, with the file's balance and matrix.
 
-    The picture gathers in a scratch file beside `out`, and what is done of it is let go of, so that memory
-    does not grow with it (but for JPEG, whose encoder takes it whole).
+    The picture gathers in a scratch file beside `out`, and goes from there strip by strip into the file of
+    its format: memory does not grow with it, but for JPEG, whose encoder takes it in one piece.
 
     Yields:
         The number of tiles done; `job.tiles` is the last. The picture is there when the generator has ended.
-
-    Raises:
-        UserError: the picture or its scratch file cannot be written.
     """
-    raw, white = job.raw, 2**job.bits - 1
-    try:
-        with replacing(job.out) as temporary, tempfile.TemporaryFile(dir=job.out.parent) as scratch:
-            rgb = np.memmap(scratch, np.dtype(f"u{job.bits // 8}"), "w+", shape=(*job.size, 3))
-            frame = geometry.as_shot(rgb, job.orientation)
-            tiles = apply_in_tiles(
-                balanced_for(job.network, raw.rgb_wb),
-                raw.mosaic,
-                raw.cfa,
-                raw.black_level,
-                raw.white_level,
-                crop=job.crop,
-                tile=job.tile,
+    raw = job.raw
+    kind = np.dtype(f"u{job.bits // 8}")
+    with replacing(job.out) as temporary, tempfile.TemporaryFile(dir=job.out.parent) as scratch:
+        picture = np.memmap(scratch, kind, "w+", shape=(*job.size, 3))
+        frame = geometry.as_shot(picture, job.orientation)
+        tiles = apply_in_tiles(
+            balanced_for(job.network, raw.rgb_wb),
+            raw.mosaic,
+            raw.cfa,
+            raw.black_level,
+            raw.white_level,
+            crop=job.crop,
+            tile=job.tile,
+        )
+        for number, tile in enumerate(tiles, 1):
+            srgb = render_srgb(tile.camera_rgb.transpose(1, 2, 0), raw.rgb_wb, raw.color_matrix)
+            rows, columns = srgb.shape[:2]
+            # float32 keeps 24 bits: rounding to 16 loses nothing before it.
+            values = (srgb * np.float32(2**job.bits - 1) + np.float32(0.5)).astype(kind)
+            frame[tile.y : tile.y + rows, tile.x : tile.x + columns] = values
+            if number % TILES_KEPT == 0:
+                _give_back(picture)
+            yield number
+        _give_back(picture)
+        try:
+            write_picture(
+                temporary, _strips(picture), job.size, bits=job.bits, exif=raw.exif, quality=job.quality
             )
-            for number, tile in enumerate(tiles, 1):
-                srgb = render_srgb(tile.camera_rgb.transpose(1, 2, 0), raw.rgb_wb, raw.color_matrix)
-                rows, columns = srgb.shape[:2]
-                frame[tile.y : tile.y + rows, tile.x : tile.x + columns] = np.clip(srgb, 0, 1) * white + 0.5
-                if number % TILES_HELD == 0:
-                    _let_go(rgb)
-                yield number
-
-            def strips() -> Iterator[np.ndarray]:
-                for top in range(0, len(rgb), STRIP_ROWS):
-                    yield rgb[top : top + STRIP_ROWS]
-                    _let_go(rgb)
-
-            write_picture(temporary, job.out.suffix.lower(), strips, job.size, job.bits, raw.exif)
-    except OSError as error:
-        raise UserError(
-            f"{job.out} could not be written: {error.strerror or error}.", "Free some space and try again."
-        ) from error
+        except OSError as error:
+            if error.errno is not None:  # the operating system's own, which `replacing` words
+                raise
+            raise UserError(f"{job.out} could not be written.", "Free some space and try again.") from error
 
 
-def _let_go(rgb: np.memmap) -> None:
-    """Give the memory of a scratch file back; what it holds stays in the file."""
-    if hasattr(mmap, "MADV_DONTNEED"):
-        rgb._mmap.madvise(mmap.MADV_DONTNEED)
+def _strips(picture: np.memmap) -> Iterator[npt.NDArray[Any]]:
+    for y in range(0, len(picture), STRIP_ROWS):
+        yield np.array(picture[y : y + STRIP_ROWS])
+        _give_back(picture)
+
+
+def _give_back(picture: np.memmap) -> None:
+    """Let the system take the memory of the scratch file's pages; what they hold stays in the file."""
+    pages = picture.base
+    if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)
+
+
+def _size(crop: Crop, zoom: int, orientation: int) -> tuple[int, int]:
+    """(height, width) of a crop zoomed and upright."""
+    height, width = crop[3] * zoom, crop[2] * zoom
+    return (width, height) if orientation >= 5 else (height, width)

@@ -100,9 +100,14 @@ def test_a_photograph_is_zoomed_and_not_replaced_unasked(shared_data, tmp_path):
     model, out = write_untrained(tmp_path / "model.pt"), tmp_path / "out.png"
     photo = shared_data / "raw/gopro_Fusion_GPBK7066.dng"
     arguments = (photo, "--checkpoint", model, "--crop", "100,100,48,32", "-o", out)
+    plan = call(cli.zoom, *arguments, "--dry-run", "--json")
+    record = json.loads(plan.stdout)
+    assert (record["width"], record["height"], record["bits"], out.exists()) == (192, 128, 16, False)
+    assert record["scratch_bytes"] == 192 * 128 * 6
+    assert "192 x 128" in call(cli.zoom, *arguments, "--dry-run").output
     result = call(cli.zoom, *arguments)
     assert result.exit_code == 0, result.output
-    assert "192 x 128, 4X by untrained" in result.output
+    assert "192 x 128, 16 bits, 4X by untrained" in result.output
     result = call(cli.zoom, *arguments)
     assert (result.exit_code, "--overwrite" in result.output) == (2, True)
     assert call(cli.zoom, *arguments, "--overwrite").exit_code == 0

@@ -1,74 +1,84 @@
-"""An exported network gives the same pixels in ONNX Runtime, at any size."""
+"""Networks as ONNX files: onnxruntime computes the same pixels, at any size, and the file explains itself."""
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
-from synthetic import write_set, write_untrained
+from synthetic import write_untrained
 
-from srraw_model.checkpoint import load_checkpoint
-from srraw_model.cli import zoom
+from srraw_model import cli
+from srraw_model.checkpoint import Checkpoint, load_checkpoint
 from srraw_model.onnx_export import export_onnx
-from srraw_model.train import prepare_training, train
+from srraw_model.variants import EncodedNetwork, make_trained
 from srraw_tools.errors import UserError
 
-SYSTEMS = {
-    "demo": {},
-    "paper": {"network": "paper", "blocks": 1, "channels": 8, "wide": 8},
-    "png": {"variant": "png"},
-    "srresnet": {"baseline": "srresnet", "blocks": 1, "channels": 8},
-    "syn-raw": {"variant": "syn-raw"},
+NETWORKS = {
+    "demo": {"name": "small", "zoom": 4, "channels": 48, "blocks": 6},
+    "paper": {"name": "paper", "zoom": 4, "on_demosaic": True, "blocks": 4, "wide": 64},
+    "png": {"name": "small", "zoom": 4, "variant": "png", "channels": 8, "blocks": 2},
+    "syn-raw": {"name": "small", "zoom": 2, "variant": "syn-raw", "channels": 8, "blocks": 2},
+    "srresnet": {"name": "srresnet", "zoom": 4, "blocks": 2},
+    "lapsrn": {"name": "lapsrn", "zoom": 4, "blocks": 2, "channels": 16},
 }
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_set(tmp_path_factory.mktemp("set") / "srraw.h5", size=(72, 96))
+def untrained(sizes):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = make_trained(**sizes)
+        for parameter in network.parameters():
+            if not parameter.any():  # what starts at zero would hide the rest
+                torch.nn.init.normal_(parameter, std=0.02)
+    return Checkpoint("untrained", sizes, network.state_dict(), 7, {}, {}, {})
 
 
-def trained(data, out, **options):
-    quick = {"preset": "demo", "crop": 16, "batch": 1, "steps": 1, "l1_steps": 1}
-    list(train(prepare_training(data, out=out, **{**quick, **options})))
-    return out / "model.pt"
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnxruntime_computes_the_same_pixels_at_two_sizes(tmp_path, name):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    checkpoint = untrained(NETWORKS[name])
+    says = export_onnx(checkpoint, tmp_path / "model.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map.items() >= says.items()
+    assert (says["zoom"], says["steps"]) == (str(checkpoint.zoom), "7")
+    network = checkpoint.make_network()
+    network = network.body if isinstance(network, EncodedNetwork) else network
+    channels = session.get_inputs()[0].shape[1]
+    for seed, size in enumerate([(32, 20), (18, 46)]):
+        values = np.random.default_rng(seed).random((1, channels, *size), np.float32)
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(values)).numpy()
+        made = session.run(None, {"input": values})[0]
+        assert made.shape == expected.shape
+        assert expected.std() > 0.01, "a picture of one colour would prove nothing"
+        np.testing.assert_allclose(made, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("system", ["demo", "paper", "png", "srresnet"])
-def test_the_same_pixels_at_any_size(data, tmp_path, system):
-    checkpoint = trained(data, tmp_path / "run", **SYSTEMS[system])
-    told = export_onnx(checkpoint, tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    assert session.get_modelmeta().custom_metadata_map == told
-    assert told["zoom"] == "4"
-    network, (given,) = load_checkpoint(checkpoint).make_network(), session.get_inputs()
-    for height, width in ((24, 32), (18, 50)):
-        values = torch.rand(1, given.shape[1], height, width)
-        (found,) = session.run(None, {given.name: values.numpy()})
-        expected = network(values).numpy()
-        assert found.shape == expected.shape
-        assert np.abs(found - expected).max() < 1e-4
-
-
-def test_what_cannot_be_exported_is_said(data, tmp_path):
-    with pytest.raises(UserError, match="syn-raw"):
-        export_onnx(trained(data, tmp_path / "run", **SYSTEMS["syn-raw"]), tmp_path / "model.onnx")
-    assert not (tmp_path / "model.onnx").exists()
-
-
-def test_the_command_exports_or_zooms_and_says_what_it_would_do(tmp_path):
-    checkpoint, out = write_untrained(tmp_path / "model.pt"), tmp_path / "model.onnx"
-    arguments = ["--checkpoint", str(checkpoint), "--onnx", str(out)]
-    assert "would be written" in CliRunner().invoke(zoom, [*arguments, "--dry-run"]).output
-    assert not out.exists()
-    result = CliRunner().invoke(zoom, arguments)
+def test_the_command_writes_the_model_without_a_photograph(tmp_path):
+    pytest.importorskip("onnxscript")
+    model, out = write_untrained(tmp_path / "model.pt"), tmp_path / "model.onnx"
+    arguments = ["--checkpoint", str(model), "--onnx", str(out)]
+    planned = CliRunner().invoke(cli.zoom, [*arguments, "--dry-run"])
+    assert ("4X by untrained" in planned.output, out.exists()) == (True, False)
+    result = CliRunner().invoke(cli.zoom, arguments)
     assert result.exit_code == 0, result.output
-    assert "untrained, 4X" in result.output
-    for wrong in (
-        arguments,
-        [*arguments, "photo.dng"],
-        ["--checkpoint", str(checkpoint)],
-        ["a.dng", *arguments],
-    ):
-        assert CliRunner().invoke(zoom, wrong).exit_code == 2
+    assert out.stat().st_size > 1000
+    assert "linear camera RGB" in result.output
+    assert CliRunner().invoke(cli.zoom, arguments).exit_code == 2, "not replaced unasked"
+
+
+def test_mistakes_are_said_in_a_sentence(tmp_path, monkeypatch):
+    checkpoint = load_checkpoint(write_untrained(tmp_path / "model.pt"))
+    for out, says in ((tmp_path / "a.pt", r"\.onnx"), (tmp_path / "none/a.onnx", "does not exist")):
+        with pytest.raises(UserError, match=says):
+            export_onnx(checkpoint, out)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match=r"srraw\[onnx\]"):
+        export_onnx(checkpoint, tmp_path / "a.onnx")
+    result = CliRunner().invoke(cli.zoom, ["--checkpoint", str(tmp_path / "model.pt")])
+    assert (result.exit_code, "--onnx" in result.output) == (2, True)

@@ -11,9 +11,11 @@ import rawpy
 import torch
 from synthetic import CFAS, write_untrained
 
+from srraw_model.checkpoint import Checkpoint, save_checkpoint
 from srraw_model.network import make_network
 from srraw_model.packing import pack, reach_red, red_origin
 from srraw_model.tiling import apply_in_tiles, count_tiles
+from srraw_model.variants import make_trained
 from srraw_model.zoom import prepare_zoom, zoom_photo
 from srraw_tools.dng import write_dng
 from srraw_tools.errors import UserError
@@ -77,6 +79,8 @@ def test_a_crop_equals_its_place_in_the_whole(cfa, crop):
     x, y, width, height = (2 * v for v in crop)
     part = joined(network, mosaic, cfa, crop=crop, tile=24)
     np.testing.assert_allclose(part, whole[:, y : y + height, x : x + width], atol=1e-5)
+    in_tiles = joined(network, mosaic, cfa, tile=24)
+    np.testing.assert_array_equal(part, in_tiles[:, y : y + height, x : x + width])
 
 
 @pytest.fixture(scope="module")
@@ -136,14 +140,24 @@ def test_a_stopped_zoom_leaves_nothing_half_written(shared_data, tmp_path, check
     assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
 
 
+def test_a_network_of_pictures_is_refused(shared_data, tmp_path):
+    sizes = {"name": "srresnet", "zoom": 4, "blocks": 1, "channels": 4}
+    model = tmp_path / "model.pt"
+    save_checkpoint(model, Checkpoint("SRResNet", sizes, make_trained(**sizes).state_dict(), 0, {}, {}, {}))
+    photo = shared_data / "raw/gopro_Hero6_GOPR0024.dng"
+    with pytest.raises(UserError, match="takes rendered pictures"):
+        prepare_zoom(photo, checkpoint=model, out=tmp_path / "a.png")
+
+
 def test_bad_input_is_said_in_a_sentence(shared_data, tmp_path, checkpoint):
     photo = shared_data / "raw/gopro_Hero6_GOPR0024.dng"
     for options, says in (
         ({"crop": (3900, 0, 200, 100)}, "does not lie inside"),
         ({"crop": (0, 0, 0, 100)}, "does not lie inside"),
         ({"zoom": 8}, "trained for 4X, not for 8X"),
-        ({"out": tmp_path / "a.gif"}, r"\.png"),
-        ({"out": tmp_path / "a.jpg", "bits": 16}, "16 bits"),
+        ({"out": tmp_path / "a.webp"}, r"\.png"),
+        ({"out": tmp_path / "a.jpg", "bits": 16}, "8 bits, not 16"),
+        ({"quality": 0}, "from 1 to 100"),
         ({"out": tmp_path / "none/a.png"}, "does not exist"),
         ({"tile": 33}, "not even"),
         ({"tile": -2}, "from 16"),
