@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from srraw_model.checkpoint import load_checkpoint
-from srraw_model.evaluate import evaluate_models, mean_scores, prepare_evaluation
+from srraw_model.evaluate import evaluate_models, prepare_evaluation
+from srraw_model.tables import rows_of
 from srraw_model.train import CHECKPOINT_FILE, prepare_training, train
 from srraw_tools.align import align_sequences
 from srraw_tools.errors import UserError
@@ -58,10 +59,10 @@ def main() -> None:
     }
     print(f"\n{'on the second sensor':28s}{'PSNR dB':>9s}{'SSIM':>8s}")
     for number, (name, path) in enumerate(rows.items()):
-        scores = mean_scores(list(evaluate_models(prepare_evaluation(second, models=[path]))))
-        for label, score in zip(("bicubic", name), scores, strict=True):
+        found = rows_of(list(evaluate_models(prepare_evaluation(second, models=[path]))))
+        for label, row in zip(("bicubic", name), found, strict=True):
             if label == name or not number:
-                print(f"{label:28s}{score.psnr_db:9.2f}{score.ssim:8.4f}")
+                print(f"{label:28s}{row.means['psnr_db'].value:9.2f}{row.means['ssim'].value:8.4f}")
     print(f"{time.monotonic() - began:.0f} s in all.")
 
 

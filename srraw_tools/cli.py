@@ -7,12 +7,13 @@ import click
 from srraw_tools import __version__
 from srraw_tools.commands.align import align
 from srraw_tools.commands.calibrate import calibrate
-from srraw_tools.commands.capture import capture, rigs
+from srraw_tools.commands.capture import capture
 from srraw_tools.commands.check import check
 from srraw_tools.commands.export import export
 from srraw_tools.commands.import_ import import_files
 from srraw_tools.commands.inspect import inspect
 from srraw_tools.commands.pack import pack
+from srraw_tools.commands.rigs import rigs
 from srraw_tools.commands.simulate import simulate
 from srraw_tools.commands.stats import stats
 from srraw_tools.commands.verify import verify

@@ -55,6 +55,8 @@ NOUNS = {
     "rig",
     "camera",
     "camera_process",
+    "new_rig",
+    "hook",
     "checks",
     "scene_checks",
 }

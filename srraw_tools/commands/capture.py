@@ -1,4 +1,4 @@
-"""`srraw capture` and `srraw rigs`."""
+"""`srraw capture`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,11 @@ POSITIVE = click.FloatRange(0, 1e9, min_open=True)
     "--delete-on-card", is_flag=True, help="Delete each file on the camera once its copy is verified."
 )
 @click.option("--backup", type=PATH, help="Folder of a second, verified copy, best on another disk.")
+@click.option(
+    "--hook-script",
+    type=PATH,
+    help="A program that is run with ACTION=init, start, download or stop, and ARGUMENT=file.",
+)
 @click.option("--virtual", type=PATH, help="Shoot this simulated sequence with libgphoto2's virtual camera.")
 @dry_run_option
 @json_option
@@ -68,6 +73,7 @@ def capture(
     no_input: bool,
     delete_on_card: bool,
     backup: Path | None,
+    hook_script: Path | None,
     virtual: Path | None,
     dry_run: bool,
     as_json: bool,
@@ -86,9 +92,11 @@ def capture(
     from srraw_tools.camera_process import CameraProcess
     from srraw_tools.capture import capture_sequence
     from srraw_tools.checks import Expected
+    from srraw_tools.hook import Hook
     from srraw_tools.rig import find_rig, rig_for
     from srraw_tools.sequence import read_sequence
 
+    hook = Hook(hook_script)
     rig = find_rig(rig_name or "virtual") if rig_name or virtual else None
     folder = _folder(out, name, resume)
     if resume and focal_mm is None:
@@ -111,6 +119,7 @@ def capture(
         if dry_run:
             _print_plan(focal_mm, folder, rig, expected)
             return
+        hook("init")
         asks = rig.ring == "person" and not turn and not no_input
         events = capture_sequence(
             camera,
@@ -127,8 +136,13 @@ def capture(
         )
         if not quiet and not as_json:
             click.echo(f"{camera.model}, rig {rig.name}, into {folder}")
+        hook("start")
+        stack.callback(hook, "stop")
         try:
             for event in events:
+                if event.shot is not None and event.kept:
+                    for file in filter(None, (event.shot.file, event.shot.jpeg)):
+                        hook("download", folder / file)
                 if as_json:
                     print_json({"sequence": str(folder), **asdict(event)})
                 elif not quiet:
@@ -248,26 +262,3 @@ def _ask_again(findings: tuple[Finding, ...]) -> bool:
 
 def _do_not_ask(findings: tuple[Finding, ...]) -> bool:
     return False
-
-
-@click.command("rigs")
-@click.option("--show", "name", help="Print the TOML of this rig, to be adapted to another camera.")
-@json_option
-def rigs(name: str | None, as_json: bool) -> None:
-    """List the rigs that came with srraw.
-
-    Example: srraw rigs --show sony-fe-24-240 > mine.toml
-    """
-    from srraw_tools.rig import installed_rigs, toml_of
-
-    if name:
-        click.echo(toml_of(name), nl=False)
-        return
-    found = installed_rigs()
-    if as_json:
-        print_json([asdict(rig) for rig in found.values()])
-        return
-    print_table(
-        ("rig", ">lens", "description"),
-        [(rig.name, f"{rig.lens_mm[0]:g}-{rig.lens_mm[1]:g} mm", rig.description) for rig in found.values()],
-    )
