@@ -9,6 +9,7 @@ from srraw_tools.commands.align import align
 from srraw_tools.commands.calibrate import calibrate
 from srraw_tools.commands.capture import capture
 from srraw_tools.commands.check import check
+from srraw_tools.commands.doctor import doctor
 from srraw_tools.commands.export import export
 from srraw_tools.commands.import_ import import_files
 from srraw_tools.commands.inspect import inspect
@@ -37,6 +38,7 @@ for command in (
     export,
     inspect,
     rigs,
+    doctor,
     calibrate,
 ):
     main.add_command(command)

@@ -20,6 +20,7 @@ STAGES = {"capture", "importing", "align", "pack", "describe", "simulate", "repo
     "export",
     "inspection",
     "noise",
+    "doctor",
 }
 # What each module of srraw_tools may import of its own package; nothing looks upwards.
 GROUND = {"errors"}
