@@ -430,7 +430,11 @@ def test_results_are_printed_and_written(studied, tmp_path):
     votes = simulated(plan, key, 8, careless={2}, seed=1)
     record = {"format": "srraw-votes", "study": plan.id, "votes": [vars(vote) for vote in votes]}
     files.write_text(json.dumps(record))
-    said = run("results", studied, files, "--csv", tmp_path / "table.csv")
+    said = run("results", studied, files, "--csv", tmp_path / "table.csv", "--html", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "ours over bicubic" in page
+    assert page.count("<circle") == 2 + 3  # preferences and scores
+    assert "7 raters count, 1 failed" in page
     assert max(map(len, said.splitlines())) <= 80
     for words in ("Bradley-Terry", "7 raters count; 1 failed", "Two raters agree"):
         assert words in said

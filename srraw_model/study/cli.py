@@ -168,17 +168,24 @@ def merge(study: Path, files: tuple[Path, ...], out: Path, overwrite: bool) -> N
 @STUDY
 @click.argument("files", nargs=-1, type=PATH)
 @click.option("--csv", "csv_file", type=PATH, help="Also write the preferences here.")
+@click.option("--html", "page", type=PATH, help="Also write a page with plots here.")
 @json_option
-def results(study: Path, files: tuple[Path, ...], csv_file: Path | None, as_json: bool) -> None:
+def results(
+    study: Path, files: tuple[Path, ...], csv_file: Path | None, page: Path | None, as_json: bool
+) -> None:
     """Tell who is preferred in a STUDY, from its own votes and those in FILES.
 
     Example: srraw-study results study votes-*.json --csv preferences.csv
     """
+    from srraw_model.study.pages import write_results_page
     from srraw_model.study.plan import read_key, read_plan
     from srraw_model.study.results import results_record, study_results
     from srraw_model.study.votes import votes_of
     from srraw_tools.files import replacing
+    from srraw_tools.pages import check_page
 
+    if page:
+        check_page(page)
     plan = read_plan(study)
     found = study_results(plan, read_key(study), votes_of(study, plan, files))
     if csv_file:
@@ -188,6 +195,8 @@ def results(study: Path, files: tuple[Path, ...], csv_file: Path | None, as_json
             writer.writerow(("method", "over", *names))
             for p in found.preferences:
                 writer.writerow((*p.methods, p.wins, p.losses, p.same, p.share, *p.wilson, p.p))
+    if page:
+        write_results_page(plan, found, page)
     if as_json:
         print_json(results_record(found))
         return
@@ -195,22 +204,11 @@ def results(study: Path, files: tuple[Path, ...], csv_file: Path | None, as_json
 
 
 def _print(found: Results) -> None:
-    def told(bounds: tuple[float, float] | None) -> str:
-        return "-" if bounds is None else f"{bounds[0]:.1%} to {bounds[1]:.1%}"
+    from srraw_model.study.results import failed_rows, preference_rows
 
     print_table(
         ("preferred", "over", ">share", ">Wilson 95 %", ">over raters", ">votes", ">p"),
-        [
-            (
-                *p.methods,
-                f"{p.share:.1%}",
-                told(p.wilson),
-                told(p.bootstrap),
-                str(p.wins + p.losses + p.same),
-                f"{p.p:.2g}",
-            )
-            for p in found.preferences
-        ],
+        [(*row[:6], row[7]) for row in preference_rows(found)],
     )
     if found.scores:
         print_table(
@@ -222,19 +220,7 @@ def _print(found: Results) -> None:
         )
     if found.agreement is not None:
         click.echo(f"Two raters agree on a comparison in {found.agreement:.1%} of the cases.")
-    failed = [rater for rater in found.raters if not rater.passed]
+    failed = failed_rows(found)
     click.echo(f"{len(found.raters) - len(failed)} raters count; {len(failed)} failed the obvious pairs.")
     if failed:
-        print_table(
-            ("failed", ">votes", ">obvious pairs", ">repeats", ">seconds"),
-            [
-                (
-                    f"rater {rater.number}",
-                    f"{rater.rated} of {rater.total}",
-                    "{} of {}".format(*rater.checks),
-                    "{} of {}".format(*rater.repeats),
-                    f"{rater.median_s:.1f}",
-                )
-                for rater in failed
-            ],
-        )
+        print_table(("failed", ">votes", ">obvious pairs", ">repeats", ">seconds"), failed)

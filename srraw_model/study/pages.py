@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import math
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from srraw_model.study.plan import IMAGES, PRACTICE, Plan, read_plan, trials_of
+from srraw_model.study.results import Results, failed_rows, preference_rows
 from srraw_tools.errors import UserError
 from srraw_tools.files import replacing
-from srraw_tools.pages import render_page
+from srraw_tools.pages import render_page, write_page
 
 
 def study_page(plan: Plan, mailed: dict[str, Any] | None = None) -> str:
@@ -56,6 +58,44 @@ def mail_pages(study: Path, out: Path, *, raters: int, first: int = 0) -> Iterat
         with replacing(path) as temporary:
             temporary.write_text(study_page(plan, mailed), encoding="utf-8")
         yield path
+
+
+def write_results_page(plan: Plan, results: Results, out: Path) -> None:
+    """Write what a study says as a page with plots.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    bars = [
+        (
+            " over ".join(p.methods),
+            100 * p.share,
+            p.bootstrap and tuple(100 * bound for bound in p.bootstrap),
+            tuple(100 * bound for bound in p.wilson),
+        )
+        for p in results.preferences
+    ]
+    scores = [
+        (method, score, (low, high) if math.isfinite(low) else None, None)
+        for method, (score, low, high) in (results.scores or {}).items()
+    ]
+    ends = [abs(end) for _, score, bounds, _ in scores for end in (score, *(bounds or ()))]
+    reach = math.ceil(max(ends, default=1) * 1.1)
+    failed = failed_rows(results)
+    write_page(
+        out,
+        "study_results.html",
+        title=f"Results: {plan.title}",
+        question=plan.question,
+        counted=len(results.raters) - len(failed),
+        failed=failed,
+        agreement=results.agreement,
+        bars=bars,
+        rows=preference_rows(results),
+        scores=scores,
+        score_low=-reach,
+        score_high=reach,
+    )
 
 
 def _data_uri(path: Path) -> str:

@@ -274,6 +274,41 @@ def _agreement(opinions: Sequence[Opinion]) -> float | None:
     return agreed / pairs if pairs else None
 
 
+def preference_rows(results: Results) -> list[tuple[str, ...]]:
+    """For tables: preferred, over, share, Wilson's interval, that over raters, votes, the same, p."""
+
+    def told(bounds: tuple[float, float] | None) -> str:
+        return "-" if bounds is None else f"{bounds[0]:.1%} to {bounds[1]:.1%}"
+
+    return [
+        (
+            *p.methods,
+            f"{p.share:.1%}",
+            told(p.wilson),
+            told(p.bootstrap),
+            str(p.wins + p.losses + p.same),
+            str(p.same),
+            f"{p.p:.2g}",
+        )
+        for p in results.preferences
+    ]
+
+
+def failed_rows(results: Results) -> list[tuple[str, ...]]:
+    """For tables, the raters who do not count: name, votes, obvious pairs, repeats, seconds a pair."""
+    return [
+        (
+            f"rater {rater.number}",
+            f"{rater.rated} of {rater.total}",
+            "{} of {}".format(*rater.checks),
+            "{} of {}".format(*rater.repeats),
+            f"{rater.median_s:.1f}",
+        )
+        for rater in results.raters
+        if not rater.passed
+    ]
+
+
 def results_record(results: Results) -> Mapping[str, Any]:
     """The results as JSON keeps them."""
     from dataclasses import asdict
