@@ -57,6 +57,7 @@ NOUNS = {
     "camera",
     "camera_process",
     "new_rig",
+    "watched_folder",
     "hook",
     "checks",
     "scene_checks",

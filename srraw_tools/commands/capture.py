@@ -57,6 +57,7 @@ POSITIVE = click.FloatRange(0, 1e9, min_open=True)
     type=PATH,
     help="A program that is run with ACTION=init, start, download or stop, and ARGUMENT=file.",
 )
+@click.option("--watch", type=PATH, help="Take files as they appear in this folder: no tethered camera.")
 @click.option("--virtual", type=PATH, help="Shoot this simulated sequence with libgphoto2's virtual camera.")
 @dry_run_option
 @json_option
@@ -74,6 +75,7 @@ def capture(
     delete_on_card: bool,
     backup: Path | None,
     hook_script: Path | None,
+    watch: Path | None,
     virtual: Path | None,
     dry_run: bool,
     as_json: bool,
@@ -95,9 +97,13 @@ def capture(
     from srraw_tools.hook import Hook
     from srraw_tools.rig import find_rig, rig_for
     from srraw_tools.sequence import read_sequence
+    from srraw_tools.watched_folder import WatchedFolder
 
+    if watch and virtual:
+        raise UserError("--watch and --virtual exclude each other.", wrong_use=True)
     hook = Hook(hook_script)
-    rig = find_rig(rig_name or "virtual") if rig_name or virtual else None
+    own = "virtual" if virtual else "watched-folder" if watch else None
+    rig = find_rig(rig_name or own) if rig_name or own else None
     folder = _folder(out, name, resume)
     if resume and focal_mm is None:
         focal_mm = read_sequence(folder).planned_mm
@@ -110,7 +116,7 @@ def capture(
                 from srraw_tools.simulate.virtual_card import inserted
 
                 turn = stack.enter_context(inserted(virtual))
-            camera = CameraProcess()
+            camera = WatchedFolder(watch) if watch else CameraProcess()
             stack.callback(camera.close)
             rig = rig or rig_for(camera.model, camera.serial)
         focal_mm = focal_mm or rig.stops_mm
@@ -127,7 +133,8 @@ def capture(
             rig,
             focal_mm=focal_mm,
             expected=expected,
-            turn_ring=turn or (_ask_for_ring if asks else _leave_ring),
+            turn_ring=turn
+            or (_ask_for_picture if asks and watch else _ask_for_ring if asks else _leave_ring),
             shoot_again=_ask_again if asks else _do_not_ask,
             keep_anyway=asks,
             resume=resume,
@@ -249,6 +256,11 @@ def _ask_for_ring(focal_mm: float) -> None:
         prompt_suffix=" ",
         err=True,
     )
+
+
+def _ask_for_picture(focal_mm: float) -> None:
+    _ask_for_ring(focal_mm)
+    click.echo("          Now take the picture; it is waited for.", err=True)
 
 
 def _leave_ring(focal_mm: float) -> None:
