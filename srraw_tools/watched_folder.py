@@ -1,4 +1,4 @@
-"""A folder as a camera, for one that cannot be tethered: a card reader, a sync or another program fills it."""
+"""A folder as a camera, for one that cannot be tethered: a card reader, a sync, a program fills it."""
 
 from __future__ import annotations
 
