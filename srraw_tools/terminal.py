@@ -53,8 +53,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title:
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
+        number = column.startswith(">")
         table.add_column(
-            column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
+            column.lstrip(">"), justify="right" if number else "left", overflow="fold", no_wrap=number
         )
     for row in rows:
         table.add_row(*row)
