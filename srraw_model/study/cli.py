@@ -16,6 +16,7 @@ from srraw_tools.terminal import print_table, with_progress
 if TYPE_CHECKING:
     from srraw_model.study.results import Results
 
+KEEP_ALIVE_S = 120
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 STUDY = click.argument("study", type=PATH)
 
@@ -114,7 +115,10 @@ def serve(study: Path, host: str, port: int) -> None:
     import uvicorn
 
     click.echo(f"Raters go to http://{'localhost' if host == '127.0.0.1' else host}:{port}/  Ctrl-C ends.")
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
+    # Raters look at a pair for longer than the usual 5 s; their next request finds the connection open.
+    uvicorn.run(
+        app, host=host, port=port, log_level="warning", access_log=False, timeout_keep_alive=KEEP_ALIVE_S
+    )
 
 
 @study.command("mail")
