@@ -6,6 +6,7 @@
     python benchmarks/paper.py tables --folder DIR --weights DIR    Tables 1 and 2 of those
     python benchmarks/paper.py misaligned --folder DIR              L1, CX and CoBi on pairs that are shifted
     python benchmarks/paper.py ablations --folder DIR --weights DIR weight_spatial and lambda, one at a time
+    python benchmarks/paper.py sensor --folder DIR --photos PHOTOS  the sensor less one thing at a time (Fig. 4)
 
 Forty sequences are of made-up scenes, twenty of photographs. Those of training and validation hold hills,
 walls, murals and balls, those of test signs, charts, posts and branches (the ground below is of one kind);
@@ -64,6 +65,17 @@ GROUPS = (
     Group("test", 600, TESTED_ON, 0, (7, 9)),
 )
 
+# Training sets shot by a sensor that lacks one thing; 8 bits, and a pixel of which a hundredth sees light.
+SENSORS = {
+    "no-filter": replace(SENSOR, aa_filter_px=0.0),
+    "8-bit": replace(SENSOR, black_level=8, white_level=255),
+    "no-crosstalk": replace(SENSOR, crosstalk=0.0),
+    "fill-0.1": replace(SENSOR, fill_factor=0.1),
+    "none-of-these": replace(
+        SENSOR, aa_filter_px=0.0, black_level=8, white_level=255, crosstalk=0.0, fill_factor=0.1
+    ),
+}
+
 RATES = (5e-4, 1e-3, 2e-3)
 STEPS, VALIDATIONS = 1600, 8
 COMMON = ("--zoom", "4", "--preset", "demo", "--batch", "8", "--crop", "32", "--seed", "1")
@@ -93,7 +105,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("data", "train", "curves", "tables", "misaligned", "ablations"))
+    parser.add_argument(
+        "what", choices=("data", "train", "curves", "tables", "misaligned", "ablations", "sensor")
+    )
     parser.add_argument("--folder", type=Path, required=True, help="what was made there is not made again")
     parser.add_argument("--photos", type=Path, help="a folder of at least 12 photographs")
     parser.add_argument("--weights", type=Path, help="a folder of public weights, for tables")
@@ -113,25 +127,33 @@ def main() -> None:
             evaluate(folder / "srraw.h5", models, folder, arguments.weights, "--table", table)
     elif arguments.what == "misaligned":
         compare_losses(folder, steps, jobs)
-    else:
+    elif arguments.what == "ablations":
         ablate(folder, arguments.weights, steps, jobs)
+    else:
+        compare_sensors(folder, arguments.photos, arguments.weights, steps, jobs)
 
 
 # --- data -------------------------------------------------------------------------------------------------
 
 
-def make_data(folder: Path, photos: Path, jobs: int) -> None:
+def make_data(
+    folder: Path,
+    photos: Path,
+    jobs: int,
+    sensor: Sensor = SENSOR,
+    wanted: tuple[str, ...] = ("train", "val", "test"),
+) -> None:
     """Sequences, alignments, split.csv and srraw.h5 in a folder."""
     photographs = sorted(photos.glob("*.jp*g"))
     plans, splits = [], []
-    for group in GROUPS:
+    for group in (group for group in GROUPS if group.split in wanted):
         scenes = [None] * group.count
         scenes += [photographs[n] for n in range(*group.photographs) for _ in range(group.of_each)]
         for index, scene in enumerate(scenes):
             name = f"{len(plans) + 1:05d}"
             plans.append(
                 Plan(
-                    name, group.seed, index, scene=scene, optics=OPTICS, sensor=SENSOR, objects=group.objects
+                    name, group.seed, index, scene=scene, optics=OPTICS, sensor=sensor, objects=group.objects
                 )
             )
             splits.append((name, group.split))
@@ -289,6 +311,21 @@ def ablate(folder: Path, weights: Path, steps: int, jobs: int) -> None:
     train(done, steps, jobs)
     models = [out / "model.pt" for _, out, _ in done]
     evaluate(folder / "srraw.h5", models, folder / "ablations", weights, protocols=("as-is",))
+
+
+def compare_sensors(folder: Path, photos: Path, weights: Path | None, steps: int, jobs: int) -> None:
+    """The raw network trained on the same scenes as each of SENSORS shot them, tested on the whole sensor."""
+    rate = str(RATES[2])
+    runs = [(folder / "srraw.h5", folder / "sensors" / "whole", ("--learning-rate", rate))]
+    for name, sensor in SENSORS.items():
+        data = folder / "sensors" / f"{name}-data"
+        if not (data / "srraw.h5").exists():
+            data.mkdir(parents=True, exist_ok=True)
+            make_data(data, photos, jobs, sensor, ("train", "val"))
+        runs.append((data / "srraw.h5", folder / "sensors" / name, ("--learning-rate", rate)))
+    train(runs, steps, jobs)
+    models = [out / "model.pt" for _, out, _ in runs]
+    evaluate(folder / "srraw.h5", models, folder / "sensors", weights, protocols=("registered",))
 
 
 def shift_targets(source: Path, out: Path, length_px: int) -> None:
