@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from srraw_tools.errors import UserError
 
+BATTERY = "batterylevel"  # libgphoto2's name for it on all bodies that tell
 BUSY_RETRIES = 5
 BUSY_WAIT_S = 0.5
 CHATTER_S = 1.0  # bodies report their properties without end: how long to look for a file among that
@@ -69,8 +70,12 @@ class Camera(Protocol):
     def set_value(self, name: str, value: str) -> None:
         """Set a setting to one of its choices. Anything else is refused: it can crash a camera's driver."""
 
-    def shoot(self, settle_s: float) -> list[CardFile]:
-        """Release the shutter and wait until the camera is silent for `settle_s`; the files that it made."""
+    def shoot(self, settle_s: float, files: int = 0) -> list[CardFile]:
+        """Release the shutter; the files that the camera made.
+
+        It is waited for until the camera is silent for `settle_s`, or has announced so many `files`; 0 is for
+        a number that nobody knows.
+        """
 
     def new_files(self, silence_s: float) -> list[CardFile]:
         """The files that the camera announces, until it has been silent for `silence_s`."""
@@ -194,7 +199,7 @@ class GphotoCamera:
             widget.set_value(value)
             self._camera.set_single_config(name, widget)
 
-    def shoot(self, settle_s: float) -> list[CardFile]:
+    def shoot(self, settle_s: float, files: int = 0) -> list[CardFile]:
         gp = self._gp
         self.new_files(0)  # what an earlier shot left behind would be taken for this one's
         for attempt in range(BUSY_RETRIES):
@@ -208,7 +213,8 @@ class GphotoCamera:
                 if found := self.new_files(BUSY_WAIT_S):
                     return found + [file for file in self.new_files(settle_s) if file not in found]
         found = [CardFile(path.folder, path.name)]
-        found += [file for file in self.new_files(settle_s) if file not in found]
+        if files != 1:
+            found += [file for file in self.new_files(settle_s, files) if file not in found]
         return found
 
     def download(self, file: CardFile, path: Path) -> str:
@@ -226,7 +232,7 @@ class GphotoCamera:
         with self._explained(f"delete {file.name}"):
             self._camera.file_delete(file.folder, file.name)
 
-    def new_files(self, silence_s: float) -> list[CardFile]:
+    def new_files(self, silence_s: float, most: int = 0) -> list[CardFile]:
         gp, files = self._gp, []
         heard = time.monotonic()
         with self._explained("listen to the camera"):
@@ -235,6 +241,8 @@ class GphotoCamera:
                 now = time.monotonic()
                 if kind == gp.GP_EVENT_FILE_ADDED:
                     files.append(CardFile(data.folder, data.name))
+                    if most and len(files) >= most:
+                        return files
                 silent = kind == gp.GP_EVENT_TIMEOUT
                 if kind in (gp.GP_EVENT_FILE_ADDED, gp.GP_EVENT_CAPTURE_COMPLETE):
                     heard = now

@@ -70,8 +70,8 @@ class CameraProcess:
     def set_value(self, name: str, value: str) -> None:
         self._ask("set_value", name, value)
 
-    def shoot(self, settle_s: float) -> list[CardFile]:
-        return [CardFile(**file) for file in self._ask("shoot", settle_s)]
+    def shoot(self, settle_s: float, files: int = 0) -> list[CardFile]:
+        return [CardFile(**file) for file in self._ask("shoot", settle_s, files)]
 
     def new_files(self, silence_s: float) -> list[CardFile]:
         return [CardFile(**file) for file in self._ask("new_files", silence_s)]

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
-from srraw_tools.camera import Camera, CameraLost, CardFile, choice_for, number_of, same_value
+from srraw_tools.camera import Camera, CameraLost, choice_for, number_of, same_value
 from srraw_tools.checks import Expected, Finding, check_shot
 from srraw_tools.errors import UserError
-from srraw_tools.exif import RAW_FORMATS, file_format, read_exif
-from srraw_tools.files import read_json, replacing, sha256_of, sync_folder, write_json
-from srraw_tools.raw import read_raw
+from srraw_tools.exif import RAW_FORMATS
+from srraw_tools.files import sha256_of
+from srraw_tools.making import UNDER_WAY, Making, Step, Taken, read_taken, stem_being_made
 from srraw_tools.rig import Rig
 from srraw_tools.scene_checks import check_clipping, clipped_shares
+from srraw_tools.scene_watch import SceneWatch
 from srraw_tools.sequence import (
     SEQUENCE_FILE,
     Sequence,
     Shot,
     read_sequence,
     sequence_name,
-    shot_from_file,
     write_sequence,
 )
+from srraw_tools.shot_facts import ShotFacts, facts_of
 
-UNDER_WAY = ".capture"  # folder of the shot that is being made: its journal, and its downloads
-JOURNAL = "journal.json"
 RECONNECTS = 3  # in a row, after which a person is needed
 RECONNECT_S = 2.0  # a body needs about as long to come back
-ROOM_BYTES = 300_000_000  # on the disk before a shot: raw, JPEG and the copy of both
 READ_BACK_S = 2.0  # bodies take a while to report a setting that they were given
-LATE_S = 5.0  # silence after which a raw file that was not announced with its shot will not come any more
+CLOSING = "closing"  # stem of the closing shot
 
 
 @dataclass(frozen=True)
@@ -42,11 +40,14 @@ class CaptureEvent:
     """What happened.
 
     Attributes:
-        kind: "present" (shot before), "set", "shot", "lost" (the camera, which is sought again), "found"
-            (the shot that was being made then) or "finished".
-        done, planned: how many focal lengths are shot, and how many were asked for.
+        kind: "present" (shot before), "turn" (the ring is to be turned), "set", "taken" (downloaded and
+            checked; it may still be judged), "shot", "skipped", "lost" (the camera, which is sought again),
+            "found" (the shot that was being made then) or "finished".
+        done, planned: how many shots there are, and how many were asked for.
         focal_mm: the focal length that it is about; None at the end.
+        closing: the shot is the closing one, of the first focal length once more.
         shot: None where the camera gave no raw file that can be read; `findings` then say why.
+        facts: of a shot that was taken.
         kept: whether it counts: nothing was found wrong, or a person decided to keep it.
         message: the settings as the camera reports them.
     """
@@ -55,10 +56,21 @@ class CaptureEvent:
     done: int
     planned: int
     focal_mm: float | None = None
+    closing: bool = False
     shot: Shot | None = None
     findings: tuple[Finding, ...] = ()
+    facts: ShotFacts | None = None
     kept: bool = False
     message: str = ""
+
+
+class Turn(Enum):
+    """What a person wants instead of the shot that is due."""
+
+    SHOOT = "the ring is there: shoot"
+    SKIP = "leave this focal length out; --resume asks for it again"
+    BACK = "the focal length before this one again"
+    AGAIN = "the last shot again"
 
 
 def next_sequence(out: Path) -> Path:
@@ -100,6 +112,14 @@ def plan_shots(focal_mm: tuple[float, ...], rig: Rig) -> dict[float, str]:
     return {focal: f"{longest_first.index(focal) + 1:05d}" for focal in focal_mm}
 
 
+def plan_steps(focal_mm: tuple[float, ...], rig: Rig, closing_shot: bool) -> tuple[Step, ...]:
+    """The shots of a sequence in their order; raises as `plan_shots`."""
+    steps = [Step(focal, stem) for focal, stem in plan_shots(focal_mm, rig).items()]
+    if closing_shot and steps:
+        steps.append(Step(steps[0].focal_mm, CLOSING, closing=True))
+    return tuple(steps)
+
+
 def capture_sequence(
     camera: Camera,
     folder: Path,
@@ -107,8 +127,11 @@ def capture_sequence(
     *,
     focal_mm: tuple[float, ...],
     expected: Expected,
-    turn_ring: Callable[[float], None],
+    turn_ring: Callable[[float], Turn | None],
     shoot_again: Callable[[tuple[Finding, ...]], bool],
+    at_end: Callable[[], Turn | None] = lambda: None,
+    watch: SceneWatch | None = None,
+    closing_shot: bool = False,
     keep_anyway: bool = False,
     resume: bool = False,
     delete_on_card: bool = False,
@@ -126,8 +149,13 @@ def capture_sequence(
     is not made twice.
 
     Args:
-        turn_ring: called with the focal length before each shot; returns when the lens is there.
+        turn_ring: called with the focal length before each shot; returns when the lens is there, or what is
+            wanted instead. None is to shoot.
         shoot_again: called with what is wrong with a shot; whether to shoot it again.
+        at_end: called when nothing is left to be shot; BACK or AGAIN for the last shot again, else the end.
+        watch: gets every shot that is kept, to compare it with the others.
+        closing_shot: repeat the first focal length at the end, into closing.ARW or the like, which shows a
+            tripod that crept and light that drifted.
         keep_anyway: a shot with findings that is not shot again counts as done: a person has decided.
         resume: go on with a sequence that was begun; shots that are whole are kept.
         delete_on_card: delete from the camera what was downloaded and verified, in the backup too.
@@ -137,60 +165,81 @@ def capture_sequence(
         UserError: the folder holds a sequence already, the plan is not the one that was begun, or the
             camera fails; what was shot until then is kept.
     """
-    plan = plan_shots(focal_mm, rig)
+    steps = plan_steps(focal_mm, rig, closing_shot)
     apply_settings(camera, rig, expected)  # what the camera cannot do is refused before a folder is made
-    shots, noted = _begin(folder, plan, rig, resume)
+    book = _Book(folder, steps, rig)
+    book.open(resume)
     copies = None if backup is None else _begin_backup(backup / folder.name, resume)
-    made = _Making(camera, folder, copies, delete_on_card)
-    for focal in sorted(plan, key=lambda focal: focal != made.focal):  # first what was being made
-        stem = plan[focal]
-        left_behind = None if focal in shots else _left_behind(folder, stem, focal)
-        if (
-            left_behind
-            and not _clipping(folder, left_behind, rig)
-            and not check_shot(left_behind, expected, shots.values(), rig)
-        ):
-            shots[focal] = left_behind
-            _write(folder, plan, shots, noted, rig)
-        if focal in shots:
-            made.back_up(shots[focal])
-            yield CaptureEvent("present", len(shots), len(plan), focal, shots[focal])
-            continue
+    made = Making(camera, folder, copies, delete_on_card)
+
+    def event(kind: str, step: Step, **more: Any) -> CaptureEvent:
+        return CaptureEvent(kind, len(book.shots), len(steps), step.focal_mm, step.closing, **more)
+
+    def one_shot(step: Step) -> Iterator[CaptureEvent]:
+        """Shoot a step until it is kept or given up; returns what is wanted instead of it."""
         again, lost = True, 0
         while again:
             try:
-                shot, findings = made.recovered(stem, focal)
-                if shot is not None and check_shot(shot, expected, shots.values(), rig):
-                    shot = None  # whatever that is; a person may still find it on the card
-                if shot is None:
+                taken = made.recovered(step)
+                if taken.shot and book.check(taken, step, expected):
+                    taken = Taken()  # whatever that is; a person may still find it on the card
+                if taken.shot is None:
                     made.forget()
-                    turn_ring(focal)
-                    message = apply_settings(camera, rig, expected)
-                    yield CaptureEvent("set", len(shots), len(plan), focal, message=message)
-                    shot, findings = made.shoot(stem, focal, rig)
+                    yield event("turn", step)
+                    wish = turn_ring(step.focal_mm)
+                    if wish not in (None, Turn.SHOOT):
+                        return wish
+                    yield event("set", step, message=apply_settings(camera, rig, expected))
+                    taken = made.shoot(step, rig)
                 else:
-                    yield CaptureEvent("found", len(shots), len(plan), focal, shot)
+                    yield event("found", step, shot=taken.shot)
             except CameraLost as error:
                 lost += 1
-                yield CaptureEvent("lost", len(shots), len(plan), focal, message=str(error))
+                yield event("lost", step, message=str(error))
                 _reconnect(camera, error, lost)
                 continue
-            if shot:
-                findings += tuple(check_shot(shot, expected, shots.values(), rig))
-                findings += tuple(_clipping(folder, shot, rig))
+            facts = None if taken.raw is None else facts_of(taken.raw)
+            findings = taken.findings + book.check(taken, step, expected)
+            yield event("taken", step, shot=taken.shot, findings=findings, facts=facts)
             again = bool(findings) and shoot_again(findings)
-            kept = shot is not None and (not findings or (keep_anyway and not again))
+            kept = taken.shot is not None and (not findings or (keep_anyway and not again))
+            book.write_down(step, taken.shot, kept, findings)
             if kept:
-                shots[focal] = shot
-            noted[focal] = [finding.what for finding in findings]
-            _write(folder, plan, shots, noted, rig)
-            if kept:
-                made.back_up(shot)
-            made.finish(shot)
+                made.back_up(taken.shot)
+                if watch:
+                    watch.add(folder / taken.shot.file, taken.shot, taken.raw, closing=step.closing)
+            made.finish(taken.shot)
             lost = 0
-            yield CaptureEvent("shot", len(shots), len(plan), focal, shot, findings, kept)
+            yield event("shot", step, shot=taken.shot, findings=findings, facts=facts, kept=kept)
+        return None
+
+    order = sorted(steps, key=lambda step: step.stem != made.stem)  # first what was being made
+    position, last, again = 0, None, set()
+    while True:
+        wish = at_end() if position == len(order) else None
+        if position == len(order) and wish not in (Turn.BACK, Turn.AGAIN):
+            break
+        if wish is None:
+            step = order[position]
+            if step not in again and (shot := book.shots.get(step) or book.take_up(step, expected)):
+                made.back_up(shot)
+                if step is not last:
+                    if watch:
+                        watch.add(folder / shot.file, shot, closing=step.closing)
+                    yield event("present", step, shot=shot)
+            else:
+                wish = yield from one_shot(step)
+                again.discard(step)
+                last = step if wish is None else last
+                if wish is Turn.SKIP:
+                    yield event("skipped", step)
+        if wish in (Turn.BACK, Turn.AGAIN):
+            position = order.index(last) if wish is Turn.AGAIN and last else max(0, position - 1)
+            again.add(order[position])
+        else:
+            position += 1
     made.forget()
-    yield CaptureEvent("finished", len(shots), len(plan))
+    yield CaptureEvent("finished", len(book.shots), len(steps))
 
 
 def _reconnect(camera: Camera, error: CameraLost, times: int) -> None:
@@ -256,36 +305,114 @@ def _read_back(camera: Camera, name: str, choice: str, rig: Rig) -> str:
         camera.new_files(0.1)  # some bodies report a change only when they are listened to
 
 
-def _begin(
-    folder: Path, plan: dict[float, str], rig: Rig, resume: bool
-) -> tuple[dict[float, Shot], dict[float, list[str]]]:
-    """Make the folder, or take up what is in it; its shots and findings, by planned focal length."""
-    if not (folder / SEQUENCE_FILE).exists():
-        _make_folder(folder)
-        _write(folder, plan, {}, {}, rig)
-        return {}, {}
-    begun = read_sequence(folder)
-    done = begun.complete and not (folder / UNDER_WAY).exists()  # else its backup may be missing
-    if done or not resume:
-        state = "is complete" if done else "was begun"
-        hint = "Choose another --name." if done else "Go on with --resume, or choose another --name."
-        raise UserError(f"{folder} {state} already; sequences are never overwritten.", hint, wrong_use=True)
-    if set(begun.planned_mm) != set(plan):
-        raise UserError(
-            f"{folder} was begun with --focal {','.join(f'{f:g}' for f in begun.planned_mm)}.",
-            "Resume it with the same focal lengths.",
-            wrong_use=True,
-        )
-    findings = begun.notes.get("findings", {})
-    noted = {focal: findings[f"{focal:g}"] for focal in plan if f"{focal:g}" in findings}
-    there = [shot for shot in begun.shots if (folder / shot.file).is_file()]
-    for shot in there:
-        if sha256_of(folder / shot.file) != shot.sha256:
+class _Book:
+    """sequence.json while its sequence is shot."""
+
+    def __init__(self, folder: Path, steps: tuple[Step, ...], rig: Rig) -> None:
+        self.folder, self.steps, self.rig = folder, steps, rig
+        self.shots: dict[Step, Shot] = {}
+        self._noted: dict[Step, list[str]] = {}
+
+    def open(self, resume: bool) -> None:
+        """Make the folder, or take up what is in it."""
+        if not (self.folder / SEQUENCE_FILE).exists():
+            _make_folder(self.folder)
+            self._write()
+            return
+        folder, begun = self.folder, read_sequence(self.folder)
+        done = begun.complete and not (folder / UNDER_WAY).exists()  # else its backup may be missing
+        if done or not resume:
+            state = "is complete" if done else "was begun"
+            hint = "Choose another --name." if done else "Go on with --resume, or choose another --name."
             raise UserError(
-                f"{folder / shot.file} is not the file that was shot: its hash differs from {SEQUENCE_FILE}.",
-                "Put the original back, or remove the file to shoot it again; then --resume.",
+                f"{folder} {state} already; sequences are never overwritten.", hint, wrong_use=True
             )
-    return {shot.focal_planned: shot for shot in there}, noted
+        if set(begun.planned_mm) != {step.focal_mm for step in self.steps}:
+            raise UserError(
+                f"{folder} was begun with --focal {','.join(f'{f:g}' for f in begun.planned_mm)}.",
+                "Resume it with the same focal lengths.",
+                wrong_use=True,
+            )
+        if begun.closing_planned != any(step.closing for step in self.steps):
+            with_or_without = "with" if begun.closing_planned else "without"
+            raise UserError(
+                f"{folder} was begun {with_or_without} a closing shot.", "Resume it likewise.", wrong_use=True
+            )
+        shots = {shot.focal_planned: shot for shot in begun.shots}
+        findings = begun.notes.get("findings", {})
+        for step in self.steps:
+            shot = begun.closing if step.closing else shots.get(step.focal_mm)
+            if shot is not None and (folder / shot.file).is_file() and self._is_whole(step, shot):
+                self.shots[step] = shot
+            if _key(step) in findings:
+                self._noted[step] = findings[_key(step)]
+
+    def _is_whole(self, step: Step, shot: Shot) -> bool:
+        """Whether a file is what was shot; False where the program was killed as it was shot again.
+
+        Raises:
+            UserError: it is not, and nobody knows why.
+        """
+        if sha256_of(self.folder / shot.file) == shot.sha256:
+            return True
+        if stem_being_made(self.folder) == step.stem:
+            return False
+        raise UserError(
+            f"{self.folder / shot.file} is not the file that was shot: "
+            f"its hash differs from {SEQUENCE_FILE}.",
+            "Put the original back, or remove the file to shoot it again; then --resume.",
+        )
+
+    def take_up(self, step: Step, expected: Expected) -> Shot | None:
+        """A good shot that lies whole in the folder, as its program was killed before it was written down."""
+        for raw in (self.folder / f"{step.stem}.{suffix}" for suffix in RAW_FORMATS):
+            if not raw.is_file():
+                continue
+            jpeg = raw.with_suffix(".JPG")
+            taken = read_taken(raw, jpeg if jpeg.is_file() else None, step.focal_mm, sha256_of(raw))
+            if taken.shot and not self.check(taken, step, expected):
+                self.write_down(step, taken.shot, True, ())
+                return taken.shot
+        return None
+
+    def check(self, taken: Taken, step: Step, expected: Expected) -> tuple[Finding, ...]:
+        """What is wrong with a shot by its EXIF and its pixels, beside the other shots."""
+        if taken.shot is None:
+            return ()
+        found = check_shot(taken.shot, expected, self.shots.values(), self.rig)
+        return (*found, *check_clipping(clipped_shares(taken.raw), self.rig))
+
+    def write_down(self, step: Step, shot: Shot | None, kept: bool, findings: tuple[Finding, ...]) -> None:
+        """Note what came of a shot. One that is not kept has taken the place of an earlier one's file."""
+        if shot is not None and kept:
+            self.shots[step] = shot
+        elif shot is not None:
+            self.shots.pop(step, None)
+        self._noted[step] = [finding.what for finding in findings]
+        self._write()
+
+    def _write(self) -> None:
+        findings = {_key(step): words for step, words in self._noted.items() if words}
+        shots = [shot for step, shot in self.shots.items() if not step.closing]
+        closing = [shot for step, shot in self.shots.items() if step.closing]
+        write_sequence(
+            Sequence(
+                self.folder,
+                sequence_name(self.folder),
+                tuple(sorted(shots, key=lambda shot: shot.file)),
+                tuple(step.focal_mm for step in self.steps if not step.closing),
+                complete=len(self.shots) == len(self.steps),
+                made_by="srraw capture",
+                notes={"rig": self.rig.name, "findings": findings},
+                closing_planned=any(step.closing for step in self.steps),
+                closing=closing[0] if closing else None,
+            )
+        )
+
+
+def _key(step: Step) -> str:
+    """What a step is called among the findings of sequence.json."""
+    return CLOSING if step.closing else f"{step.focal_mm:g}"
 
 
 def _make_folder(folder: Path) -> None:
@@ -303,41 +430,6 @@ def _make_folder(folder: Path) -> None:
         )
 
 
-def _left_behind(folder: Path, stem: str, focal: float) -> Shot | None:
-    """A shot that is whole in the folder, but whose program was killed before it was written down."""
-    for raw in (folder / f"{stem}.{suffix}" for suffix in RAW_FORMATS):
-        if raw.is_file() and _damage(raw) is None:
-            jpeg = f"{stem}.JPG" if (folder / f"{stem}.JPG").is_file() else None
-            return shot_from_file(raw, focal, jpeg=jpeg, sha256=sha256_of(raw))
-    return None
-
-
-def _clipping(folder: Path, shot: Shot, rig: Rig) -> list[Finding]:
-    return check_clipping(clipped_shares(read_raw(folder / shot.file)), rig)
-
-
-def _damage(raw: Path) -> Finding | None:
-    """What is wrong with a raw file that cannot be read, such as one whose transfer was cut short."""
-    try:
-        read_raw(raw)
-    except UserError as error:
-        what = error.message.removesuffix(".").replace(str(raw), "its raw file")
-        return Finding("file", what, "shoot it again")
-    return None
-
-
-def _write(
-    folder: Path, plan: dict[float, str], shots: dict[float, Shot], noted: dict[float, list[str]], rig: Rig
-) -> None:
-    """Write sequence.json with what there is until now."""
-    notes = {"rig": rig.name, "findings": {f"{focal:g}": words for focal, words in noted.items() if words}}
-    ordered = tuple(sorted(shots.values(), key=lambda shot: shot.file))
-    complete = len(shots) == len(plan)
-    write_sequence(
-        Sequence(folder, sequence_name(folder), ordered, tuple(plan), complete, "srraw capture", notes)
-    )
-
-
 def _begin_backup(folder: Path, resume: bool) -> Path:
     """The folder of second copies; raises UserError where it holds something else already."""
     try:
@@ -348,174 +440,3 @@ def _begin_backup(folder: Path, resume: bool) -> Path:
         problem = f"Cannot make the backup {folder}: {error.strerror}."
         raise UserError(problem, "Is its disk mounted? Choose another --backup.", wrong_use=True) from error
     return folder
-
-
-class _Making:
-    """The shot that is being made, on the disk at every moment: its journal and its downloads.
-
-    The journal holds the planned focal length, the files that lay on the card before the shutter was
-    released, and each verified download with its SHA-256 and its place on the card.
-    """
-
-    def __init__(self, camera: Camera, folder: Path, backup: Path | None, delete_on_card: bool) -> None:
-        self.camera, self.folder, self.backup = camera, folder, backup
-        self.delete_on_card = delete_on_card
-        self.home = folder / UNDER_WAY
-        self.focal: float | None = None
-        self.before: list[CardFile] | None = None  # listed once: a full card takes seconds
-        self.copies: dict[Path, tuple[CardFile, str]] = {}  # verified: where on the card, SHA-256
-        self.kept: list[CardFile] = []
-        self._read()
-
-    def _read(self) -> None:
-        """Take the journal up; a download whose bytes are not those noted is none."""
-        if not (self.home / JOURNAL).is_file():
-            return
-        record = read_json(self.home / JOURNAL)
-        try:
-            focal, before = float(record["focal_mm"]), [CardFile(*file) for file in record["before"]]
-            noted = {
-                self.home / Path(name).name: (CardFile(*file), str(sha256))
-                for name, (file, sha256) in record["downloads"].items()
-            }
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{self.home / JOURNAL} is damaged.", f"Remove {self.home}.") from error
-        self.focal, self.before = focal, before
-        self.copies = {
-            path: noted[path] for path in noted if path.is_file() and sha256_of(path) == noted[path][1]
-        }
-
-    def _write(self) -> None:
-        record = {
-            "focal_mm": self.focal,
-            "before": [list(asdict(file).values()) for file in self.before or []],
-            "downloads": {p.name: [list(asdict(f).values()), h] for p, (f, h) in self.copies.items()},
-        }
-        write_json(self.home / JOURNAL, record)
-
-    def forget(self) -> None:
-        """Nothing is being made. What lies on the card stays there."""
-        self.focal, self.copies, self.kept = None, {}, []
-        shutil.rmtree(self.home, ignore_errors=True)
-
-    def shoot(self, stem: str, focal: float, rig: Rig) -> tuple[Shot | None, tuple[Finding, ...]]:
-        """One shot: release, download what the camera made, verify it, and only then give it its name.
-
-        A shot that is taken again replaces the one before, which is whole until that moment.
-        """
-        self._look_for_room()
-        with _writing_into(self.folder):
-            self.home.mkdir(exist_ok=True)
-        self.camera.new_files(0)  # what an earlier shot left behind is not this one's
-        self.before = self.camera.card_files()
-        self.focal, self.copies = focal, {}
-        self._write()
-        self._download(self.camera.shoot(rig.settle_s))
-        if not _of_format(self.copies, RAW_FORMATS):
-            self._download(self.camera.new_files(LATE_S))
-        return self._take(stem, focal)
-
-    def recovered(self, stem: str, focal: float) -> tuple[Shot | None, tuple[Finding, ...]]:
-        """The shot that was being made when the camera was lost or the program killed, if it was this one.
-
-        It is downloaded and verified, or it is the only raw file that is new on the card. Among several, none
-        can be told to be this one, and all stay on the card.
-        """
-        if self.focal != focal:
-            return None, ()
-        known = {file for file, _ in self.copies.values()} | set(self.before or [])
-        new = [file for file in self.camera.card_files() if file not in known]
-        self._download(new)
-        if len(_of_format(self.copies, RAW_FORMATS)) != 1:
-            return None, ()
-        return self._take(stem, focal)
-
-    def finish(self, shot: Shot | None) -> None:
-        """The shot is written down: only now may it go from the card, and the journal with it."""
-        if shot is not None and self.delete_on_card:
-            for file in self.kept:
-                with suppress(CameraLost):  # it stays on the card then, and nothing is lost
-                    self.camera.delete(file)
-        self.forget()
-
-    def back_up(self, shot: Shot) -> None:
-        """Copy a shot and sequence.json to the second folder, and read the copies back."""
-        if self.backup is None:
-            return
-        for name in filter(None, (shot.file, shot.jpeg, SEQUENCE_FILE)):
-            source, copy = self.folder / name, self.backup / name
-            wanted = sha256_of(source)
-            if copy.is_file() and sha256_of(copy) == wanted:
-                continue
-            with replacing(copy) as temporary:
-                shutil.copyfile(source, temporary)
-            if sha256_of(copy) != wanted:
-                raise UserError(f"The backup {copy} is damaged.", "Check its disk; then --resume.")
-
-    def _look_for_room(self) -> None:
-        for folder in filter(None, (self.folder, self.backup)):
-            if shutil.disk_usage(folder).free < ROOM_BYTES:
-                raise UserError(f"The disk of {folder} is full.", "Free some space; then --resume.")
-
-    def _download(self, files: list[CardFile]) -> None:
-        """Copy files from the camera to the disk, and compare each with what the camera sent."""
-        with _writing_into(self.folder):
-            for file in files:
-                path = self.home / f"{len(self.copies):02d}.part"
-                sent = self.camera.download(file, path)
-                with open(path, "rb") as written:
-                    os.fsync(written.fileno())
-                if sha256_of(path) != sent:
-                    path.unlink()
-                    raise UserError(
-                        f"The copy of {file.name} on the disk is damaged.", "Check the disk; then --resume."
-                    )
-                self.copies[path] = (file, sent)
-                self._write()
-
-    def _take(self, stem: str, focal: float) -> tuple[Shot | None, tuple[Finding, ...]]:
-        """Give the raw file among the downloads, and its JPEG, their names."""
-        raws = _of_format(self.copies, RAW_FORMATS)
-        if not raws:
-            remedy = "set the camera's image quality to RAW, or RAW and JPEG, and shoot it again"
-            return None, (Finding("file", "the camera made no raw file", remedy),)
-        if damage := _damage(raws[0]):
-            return None, (damage,)
-        exif = read_exif(raws[0])
-        # A JPEG that came late belongs to the shot before.
-        jpegs = _of_format(self.copies, ("JPG",))
-        jpegs = [path for path in jpegs if _same_second(read_exif(path).taken_at, exif.taken_at)]
-        taken = [raws[0], *jpegs[:1]]
-        names = {path: f"{stem}.{file_format(path)}" for path in taken}
-        # The raw file comes last: where it is, the shot is whole.
-        shot = shot_from_file(raws[0], focal, sha256=self.copies[raws[0]][1])
-        with _writing_into(self.folder):
-            for path in reversed(taken):
-                os.replace(path, self.folder / names[path])
-            sync_folder(self.folder)
-        self.kept = [self.copies[path][0] for path in taken]
-        return replace(shot, file=names[raws[0]], jpeg=names[jpegs[0]] if jpegs else None), ()
-
-
-@contextmanager
-def _writing_into(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"Cannot write into {folder}: {error.strerror or error}.", "Free some space; then --resume."
-        ) from error
-
-
-def _of_format(paths: Iterable[Path], formats: tuple[str, ...]) -> list[Path]:
-    """Those of the files whose content is of one of these formats, in their order."""
-    found = []
-    for path in paths:
-        with suppress(UserError):  # a sound note or a film, say; it stays on the card
-            if file_format(path) in formats:
-                found.append(path)
-    return found
-
-
-def _same_second(a: str | None, b: str | None) -> bool:
-    return a is None or b is None or a[:19] == b[:19]

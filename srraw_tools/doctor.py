@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from srraw_tools.camera import Camera
+from srraw_tools.camera import BATTERY, Camera
 from srraw_tools.errors import UserError
 
 OK, LOOK, WRONG = "ok", "look", "wrong"
@@ -124,7 +124,7 @@ def about_connection(connect: Callable[[], Camera]) -> Iterator[Diagnosis]:
         return
     try:
         yield Diagnosis("camera", OK, f"{camera.model} opens")
-        battery = _percent(camera.value("batterylevel"))
+        battery = _percent(camera.value(BATTERY))
         if battery is not None:
             low = battery < BATTERY_LOW
             yield Diagnosis(

@@ -13,7 +13,7 @@ NAMES = {
     "exposure_s": ("shutterspeed", "shutterspeed2"),
     "iso": ("iso", "isospeed"),
     "image_format": ("imageformat", "imagequality", "imgquality"),
-    "focal_mm": ("focallength",),
+    "focal_mm": ("focallength", "zoom"),
 }
 SMALLEST_APERTURE, LOWEST_ISO = 20.0, 100.0  # of the paper: f/20 or smaller; noise as low as it gets
 
@@ -54,6 +54,7 @@ def rig_toml(camera: Camera, name: str, lens_mm: tuple[float, float]) -> str:
         *(f"{setting} = [{_text(own)}]" for setting, own in names.items()),
         "",
         "[timing]",
+        *(["files = 1 # of a shot, by image_format"] if "image_format" in settings else []),
         "settle_s = 2 # how long the camera may stay silent before a shot counts as finished",
         "",
         "[tolerances]",

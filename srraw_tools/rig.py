@@ -21,7 +21,7 @@ TABLES = {
     "lens": ("focal_mm", "stops_mm"),
     "settings": SETTINGS,
     "names": (*SETTINGS, "focal_mm"),
-    "timing": ("settle_s",),
+    "timing": ("settle_s", "files"),
     "tolerances": ("focal", "setting"),
     "checks": ("clipped", "drift_ev", "shift", "rotation_deg", "moving", "softer_px"),
 }
@@ -51,6 +51,7 @@ class Rig:
             numbers, image_format by the camera's word for raw.
         names: the camera's own names of these settings, and of the live focal_mm; the first there is counts.
         settle_s: how long the camera may stay silent before a shot counts as finished.
+        files: how many files a shot makes, after which it is not listened for more; 0 where that varies.
         focal_tolerance: of EXIF's focal length against the planned one, as a fraction.
         distortion: radial terms of the lens by focal length, by 'srraw calibrate lens'; empty where unknown.
         setting_tolerance: of aperture, exposure and ISO, as a fraction: cameras round 1/60 s to 0.0166 s,
@@ -68,6 +69,7 @@ class Rig:
     settings: dict[str, float | str]
     names: dict[str, tuple[str, ...]]
     settle_s: float
+    files: int
     focal_tolerance: float
     setting_tolerance: float
     distortion: LensTable = ()
@@ -197,7 +199,9 @@ def _rig_of(text: str, source: str) -> Rig:
     for key, value in settings.items():
         if not (isinstance(value, str) if key == "image_format" else _positive(value)):
             raise refuse(f"'settings.{key} = {value!r}' is not possible")
-    settle = table("timing").get("settle_s", 1.0)
+    settle, files = (table("timing").get(key, usual) for key, usual in (("settle_s", 1.0), ("files", 0)))
+    if not isinstance(files, int) or isinstance(files, bool) or not 0 <= files <= 4:
+        raise refuse(f"'timing.files = {files!r}' is no number of files that a shot makes, from 0 to 4")
     tolerances = {"focal": 0.05, "setting": 0.04, **table("tolerances")}
     checks = {**CHECKS, **table("checks")}
     if not all(map(_positive, (settle, *tolerances.values(), *checks.values()))):
@@ -213,6 +217,7 @@ def _rig_of(text: str, source: str) -> Rig:
         settings=settings,
         names={key: _words(value, f"names.{key}", refuse) for key, value in names.items()},
         settle_s=float(settle),
+        files=files,
         focal_tolerance=float(tolerances["focal"]),
         setting_tolerance=float(tolerances["setting"]),
         distortion=_lens_table(record.get(DISTORTION, {}), refuse),

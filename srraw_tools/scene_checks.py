@@ -9,8 +9,8 @@ taken for right.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import cv2
@@ -28,6 +28,7 @@ from srraw_tools.sequence import Shot
 CHECK_SIDE = 528  # pixels of a small picture's longer side: enough for a fiftieth of the frame and a degree
 BLOCK = 16  # pixels of a small picture, side of the blocks that may move
 SAME = 0.5  # correlation of a block with the same place in the other shot, below which something moved
+SINCE_THE_FIRST = "shoot the whole sequence again, with the tripod fast and the light steady"
 CONTRAST = 0.02  # deviation of square roots of light in a block, below which there is nothing to compare
 
 
@@ -82,14 +83,26 @@ def check_clipping(clipped: tuple[float, float, float], rig: Rig, file: str | No
     return found
 
 
-def check_scene(views: Sequence[View], rig: Rig) -> list[Finding]:
+def linked(low: View, high: View) -> Registration:
+    """Register a shot to the next longer one."""
+    ratio = _focal(high.shot) / _focal(low.shot)
+    expected = starts.centred_start(low.rgb.shape[:2], high.rgb.shape[:2], ratio)
+    return register(low.light, high.light, expected, names=(low.shot.file, high.shot.file))
+
+
+def check_scene(
+    views: Sequence[View], rig: Rig, link: Callable[[View, View], Registration] = linked
+) -> list[Finding]:
     """Compare the pictures of a sequence with each other.
 
     Magnification against EXIF's focal lengths; exposure in the common field; shift and rotation; blocks that
     do not move with the others; sharpness against the neighbour. Shots without a focal length are left out.
+
+    Args:
+        link: registers neighbours; given by one that has done so before.
     """
     views = sorted((v for v in views if v.shot.focal_nominal), key=lambda view: view.shot.focal_nominal)
-    links = [_linked(low, high) for low, high in pairwise(views)]
+    links = [link(low, high) for low, high in pairwise(views)]
     findings = []
     for (low, high), link in zip(pairwise(views), links, strict=True):
         if link.link is None or (link.reason and link.softer_px == 0):
@@ -104,10 +117,23 @@ def check_scene(views: Sequence[View], rig: Rig) -> list[Finding]:
     return findings
 
 
-def _linked(low: View, high: View) -> Registration:
-    ratio = _focal(high.shot) / _focal(low.shot)
-    expected = starts.centred_start(low.rgb.shape[:2], high.rgb.shape[:2], ratio)
-    return register(low.light, high.light, expected, names=(low.shot.file, high.shot.file))
+def check_closing(first: View, closing: View, rig: Rig) -> list[Finding]:
+    """Compare the first focal length at the end of a sequence with itself at its beginning.
+
+    The steps between neighbours may each be small; what they came to shows here: a tripod that crept, light
+    that drifted, a scene that is not the same any more.
+    """
+    link, file = linked(first, closing), closing.shot.file
+    if link.link is None or (link.reason and link.softer_px == 0):
+        what = f"it cannot be aligned to {first.shot.file}, the first shot: {link.reason}"
+        remedy = "look at both, and shoot the sequence again if the scene has changed"
+        return [Finding("scene", what, remedy, shot=file)]
+    found = [replace(finding, remedy=SINCE_THE_FIRST) for finding in _of_link(first, closing, link, rig)]
+    ev = -math.log2(fit_gain(first.rgb, closing.rgb, link.low_to_high)[1])
+    if abs(ev) > rig.checks["drift_ev"]:
+        what = f"the light is {abs(ev):.2f} EV {'brighter' if ev > 0 else 'darker'} than at the first shot"
+        found.append(Finding("drift_ev", what, SINCE_THE_FIRST, ev, rig.checks["drift_ev"], file))
+    return found
 
 
 def _focal(shot: Shot) -> float:

@@ -58,7 +58,11 @@ def snapped(focal_mm: float) -> float:
 
 @dataclass(frozen=True)
 class Sequence:
-    """The shots of one scene; `complete` when nothing of the plan is missing."""
+    """The shots of one scene; `complete` when nothing of the plan is missing.
+
+    Where a closing shot was planned, `closing` is the first focal length once more, shot at the end; it is
+    not one of `shots`, and no pair is made of it.
+    """
 
     folder: Path
     name: str
@@ -67,6 +71,8 @@ class Sequence:
     complete: bool = True
     made_by: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
+    closing_planned: bool = False
+    closing: Shot | None = None
 
 
 def sequence_name(folder: Path) -> str:
@@ -129,24 +135,34 @@ def read_sequence(folder: Path) -> Sequence:
             "Use the srraw that wrote it, or a newer one.",
         )
     try:
-        shots = tuple(
-            Shot(**{k: v for k, v in shot.items() if k in Shot.__dataclass_fields__})
-            for shot in record["shots"]
-        )
+        shots = tuple(map(_shot_of, record["shots"]))
+        closing = None if record.get("closing") is None else _shot_of(record["closing"])
         planned = tuple(float(focal) for focal in record["planned_mm"])
         complete = record["complete"] is True
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged: {error!r}.", "Remove it to read the settings from EXIF."
         ) from error
-    for shot in shots:
+    for shot in filter(None, (*shots, closing)):
         problem = _problem_of(shot)
         if problem:
             raise UserError(f"{path} is damaged: {problem}.", "Remove it to read the settings from EXIF.")
     notes = {k: v for k, v in record.items() if k not in _OWN_KEYS}
     return Sequence(
-        folder, sequence_name(folder), shots, planned, complete, str(record.get("made_by", "")), notes
+        folder,
+        sequence_name(folder),
+        shots,
+        planned,
+        complete,
+        str(record.get("made_by", "")),
+        notes,
+        closing_planned="closing" in record,
+        closing=closing,
     )
+
+
+def _shot_of(record: dict[str, Any]) -> Shot:
+    return Shot(**{key: value for key, value in record.items() if key in Shot.__dataclass_fields__})
 
 
 def _problem_of(shot: Shot) -> str | None:
@@ -164,7 +180,17 @@ def _problem_of(shot: Shot) -> str | None:
     return None
 
 
-_OWN_KEYS = ("format", "version", "name", "made_by", "created_by", "planned_mm", "complete", "shots")
+_OWN_KEYS = (
+    "format",
+    "version",
+    "name",
+    "made_by",
+    "created_by",
+    "planned_mm",
+    "complete",
+    "shots",
+    "closing",
+)
 
 
 def write_sequence(sequence: Sequence) -> None:
@@ -180,6 +206,8 @@ def write_sequence(sequence: Sequence) -> None:
         "shots": [asdict(shot) for shot in sequence.shots],
         **sequence.notes,
     }
+    if sequence.closing_planned:
+        record["closing"] = None if sequence.closing is None else asdict(sequence.closing)
     write_json(sequence.folder / SEQUENCE_FILE, record)
 
 

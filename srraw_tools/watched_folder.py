@@ -45,7 +45,7 @@ class WatchedFolder:
         """Raises UserError: settings are made on the camera itself."""
         raise UserError(f"A watched folder cannot set {name}.", "Set it on the camera itself.")
 
-    def shoot(self, settle_s: float) -> list[CardFile]:
+    def shoot(self, settle_s: float, files: int = 0) -> list[CardFile]:
         """Wait, for as long as it takes, until a whole file is there; it, and those that come with it."""
         found: list[CardFile] = []
         while not found:

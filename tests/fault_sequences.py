@@ -19,12 +19,13 @@ import numpy as np
 from fake_gphoto2 import FakeCamera, fake_gp
 
 from srraw_tools.camera import CameraLost, CardFile, GphotoCamera
-from srraw_tools.capture import capture_sequence
+from srraw_tools.capture import Turn, capture_sequence
 from srraw_tools.checks import Expected
 from srraw_tools.dng import write_dng
 from srraw_tools.errors import UserError
 from srraw_tools.exif import read_exif
 from srraw_tools.files import sha256_of
+from srraw_tools.making import stem_being_made
 from srraw_tools.rig import find_rig
 from srraw_tools.sequence import read_sequence
 
@@ -32,6 +33,7 @@ FOCALS = (24.0, 50.0, 100.0, 240.0)
 RIG = replace(find_rig("virtual"), ring="person", settle_s=0.002)
 MOST_ATTEMPTS = 40
 # Faults by the call of libgphoto2 that they befall; "crash" stands for a driver's process that ended.
+WISHES = (None,) * 8 + (Turn.BACK, Turn.AGAIN)  # one in five rings is turned to a shot that was made
 CAMERA_FAULTS = {
     "init": (-53, -105),
     "config": (-7, "null", "crash"),
@@ -43,10 +45,10 @@ CAMERA_FAULTS = {
     "download": (-7, -1, -110, "crash", "cut", "empty"),
     "delete": (-7, -1, "crash"),
 }
-DISK_FAULTS = ("srraw_tools.capture.os.replace", "srraw_tools.capture.os.fsync",
+DISK_FAULTS = ("srraw_tools.making.os.replace", "srraw_tools.making.os.fsync",
                "srraw_tools.files.os.replace", "srraw_tools.files.os.fsync",
-               "srraw_tools.capture.sync_folder", "srraw_tools.capture.shutil.copyfile",
-               "srraw_tools.capture.shutil.rmtree")  # fmt: skip
+               "srraw_tools.making.sync_folder", "srraw_tools.making.shutil.copyfile",
+               "srraw_tools.making.shutil.rmtree")  # fmt: skip
 
 
 class Killed(BaseException):
@@ -64,7 +66,7 @@ class Outcome:
     duplicated: int = 0
     wrong: int = 0
     incomplete: int = 0
-    again: int = 0  # released beyond the plan
+    again: int = 0  # released beyond the plan, because of a fault or a wish
 
 
 class FaultyCamera(FakeCamera):
@@ -135,9 +137,10 @@ def run(seed: int, rate: float = 0.04) -> Outcome:
         gp.Camera = lambda: FaultyCamera(gp)
         gp.random, gp.pixels = random.Random(seed), np.random.default_rng(seed)
         gp.rate, gp.home, gp.outcome, gp.ring = rate, Path(home), outcome, None
+        gp.wishes = 0
         folder, backup = Path(home) / "s", Path(home) / "usb"
         backed, emptied = gp.random.random() < 0.5, gp.random.random() < 0.5
-        for name, seconds in {"capture.RECONNECT_S": 0, "capture.LATE_S": 0.002, "camera.BUSY_WAIT_S": 0.002,
+        for name, seconds in {"capture.RECONNECT_S": 0, "making.LATE_S": 0.002, "camera.BUSY_WAIT_S": 0.002,
                               "camera.CHATTER_S": 0.002, "capture.READ_BACK_S": 0.002}.items():  # fmt: skip
             stack.enter_context(patch(f"srraw_tools.{name}", seconds))
         for name in DISK_FAULTS:
@@ -183,13 +186,19 @@ def _shoot(gp, folder, backup, delete_on_card):
     gp.pending, gp.delayed = [], []  # events do not outlive a session
     camera = GphotoCamera(gp)
     begun = (folder / "sequence.json").is_file()
+
+    def turn(focal):
+        gp.ring, wish = focal, gp.random.choice(WISHES)
+        gp.wishes += wish is not None
+        return wish
+
     for _ in capture_sequence(
         camera,
         folder,
         RIG,
         focal_mm=FOCALS,
         expected=Expected(f_number=20),
-        turn_ring=lambda focal: setattr(gp, "ring", focal),
+        turn_ring=turn,
         shoot_again=lambda findings: True,
         resume=begun,
         delete_on_card=delete_on_card,
@@ -203,11 +212,16 @@ def _complete(folder):
 
 
 def _lost(folder, listed):
-    """How many of the shots that were ever written down are not there any more as they were."""
+    """How many of the shots that were ever written down have no whole file of theirs any more.
+
+    The shot that is being made again may have taken its file's place already, as its journal tells.
+    """
     if not (folder / "sequence.json").is_file():
         return len(listed)
-    listed |= {shot.file: shot.sha256 for shot in read_sequence(folder).shots if shot.file not in listed}
-    return sum(not (folder / f).is_file() or sha256_of(folder / f) != h for f, h in listed.items())
+    listed |= {shot.file: shot.sha256 for shot in read_sequence(folder).shots}
+    being_made = stem_being_made(folder)
+    others = {file: sha256 for file, sha256 in listed.items() if Path(file).stem != being_made}
+    return sum(not (folder / f).is_file() or sha256_of(folder / f) != h for f, h in others.items())
 
 
 def _judge(gp, folder, backup, outcome):
@@ -229,5 +243,6 @@ def _judge(gp, folder, backup, outcome):
         if backup:
             copy = backup / shot.file
             outcome.lost += not copy.is_file() or sha256_of(copy) != shot.sha256
-    # Whatever the camera made lies in the folder or still on its card.
-    outcome.lost += sum(name not in on_card and sha not in kept for sha, name in made.items())
+    # Whatever the camera made lies in the folder or still on its card, but for what was shot again.
+    gone = sum(name not in on_card and sha not in kept for sha, name in made.items())
+    outcome.lost += max(0, gone - gp.wishes)

@@ -112,7 +112,7 @@ def test_a_backup_is_a_second_copy_of_everything(files, tmp_path):
 def test_what_the_backup_missed_is_copied_when_the_sequence_is_resumed(files, tmp_path, monkeypatch):
     gp = fake_gp([["35.jpg"], ["150.jpg"]], files)
     with monkeypatch.context() as patched:
-        patched.setattr("srraw_tools.capture.shutil.copyfile", no_space)
+        patched.setattr("srraw_tools.making.shutil.copyfile", no_space)
         with pytest.raises(UserError, match=r"Cannot write .*usb"):
             shoot(gp, tmp_path / "s", backup=tmp_path / "usb", delete_on_card=True)
     assert gp.deleted == []  # what has no second copy stays on the card
@@ -127,7 +127,7 @@ def no_space(source, target):
 def test_a_full_disk_is_noticed_before_the_shutter(files, tmp_path, monkeypatch):
     gp = fake_gp([["35.jpg"], ["150.jpg"]], files)
     with monkeypatch.context() as patched:
-        patched.setattr("srraw_tools.capture.ROOM_BYTES", 1 << 60)
+        patched.setattr("srraw_tools.making.ROOM_BYTES", 1 << 60)
         with pytest.raises(UserError, match="is full"):
             shoot(gp, tmp_path / "s")
     assert gp.released == 0
@@ -144,13 +144,13 @@ def test_a_setting_that_does_not_take_is_an_error(files, tmp_path, monkeypatch):
 
 def test_a_stale_file_is_not_taken_for_a_new_shot(files, tmp_path):
     gp = fake_gp([["35.jpg"], ["35.jpg"]], files)
-    events = shoot(gp, tmp_path / "s")
+    events = shoot(gp, tmp_path / "s", rig=replace(RIG, ring="person"))
     assert any("earlier file again" in f.what for e in events for f in e.findings)
     assert events[-1].done == 1
 
 
 def test_no_raw_says_to_set_the_image_quality(files, tmp_path, monkeypatch):
-    monkeypatch.setattr("srraw_tools.capture.LATE_S", 0.01)
+    monkeypatch.setattr("srraw_tools.making.LATE_S", 0.01)
     events = shoot(fake_gp([["b.jpg"], ["150.jpg"]], files), tmp_path / "s")
     (finding,) = next(event.findings for event in events if event.kind == "shot")
     assert "image quality to RAW" in finding.remedy
@@ -177,7 +177,7 @@ def test_a_cut_transfer_is_noticed_while_the_camera_stands_there_and_shot_again(
 
 def test_a_raw_file_that_is_announced_late_is_waited_for(files, tmp_path, monkeypatch):
     """The JPEG is there at once; the raw comes only after the shot seems to be over."""
-    monkeypatch.setattr("srraw_tools.capture.LATE_S", 0.5)
+    monkeypatch.setattr("srraw_tools.making.LATE_S", 0.5)
     gp = fake_gp([["b.jpg"], ["150.jpg"]], files)
     rig = replace(RIG, settle_s=0.001)
     gp.delayed = [(30, (gp.GP_EVENT_FILE_ADDED, CardFile("/store", "35.jpg")))]
@@ -204,7 +204,7 @@ def test_no_event_at_all_and_endless_chatter_are_both_survived(files, tmp_path, 
 
 def test_a_jpeg_of_another_moment_is_not_kept_with_a_raw(files, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "srraw_tools.capture.read_exif", lambda path: Exif(taken_at=seconds[path.stat().st_size])
+        "srraw_tools.making.read_exif", lambda path: Exif(taken_at=seconds[path.stat().st_size])
     )
     seconds = {104: "2026-01-01T00:00:01", files["35.jpg"].stat().st_size: "2026-01-01T00:00:03.21"}
     shoot(fake_gp([["35.jpg", "b.jpg"], ["150.jpg"]], files), tmp_path / "s")
@@ -227,7 +227,7 @@ def test_a_shot_whose_program_was_killed_before_it_was_written_down_is_taken_up(
     shutil.copyfile(files["35.jpg"], folder / "00001.dng")  # the wrong focal length: shot again
     (folder / ".capture" / "00.part").write_bytes(b"II*")  # its transfer was cut short
     events = shoot(fake_gp([["150.jpg"]], files), folder, resume=True)
-    assert [event.kind for event in events] == ["present", "set", "shot", "finished"]
+    assert [event.kind for event in events] == ["present", "turn", "set", "taken", "shot", "finished"]
     assert events[-1].done == 2
     assert sorted(p.name for p in folder.iterdir()) == ["00001.dng", "00002.dng", "sequence.json"]
 

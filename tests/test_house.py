@@ -61,6 +61,11 @@ NOUNS = {
     "hook",
     "checks",
     "scene_checks",
+    "scene_watch",
+    "shot_facts",
+    "live_focal",
+    "making",
+    "keys",
 }
 OF_THE_MODEL = {"ecc", "flow", "shards", "raw", "geometry", "pages", "errors", "files", "terminal", "exif"}
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,11 +25,16 @@ from srraw_tools.errors import UserError
 from srraw_tools.terminal import print_table
 
 if TYPE_CHECKING:
+    from srraw_tools.camera import Camera
     from srraw_tools.capture import CaptureEvent
     from srraw_tools.checks import Expected, Finding
+    from srraw_tools.hook import Hook
+    from srraw_tools.live_focal import LiveFocal
     from srraw_tools.rig import Rig
+    from srraw_tools.scene_watch import SceneWatch
     from srraw_tools.sequence import Shot
 
+LOOK_S = 0.25  # between two looks at where the lens stands
 POSITIVE = click.FloatRange(0, 1e9, min_open=True)
 
 
@@ -59,6 +66,13 @@ POSITIVE = click.FloatRange(0, 1e9, min_open=True)
 )
 @click.option("--watch", type=PATH, help="Take files as they appear in this folder: no tethered camera.")
 @click.option("--virtual", type=PATH, help="Shoot this simulated sequence with libgphoto2's virtual camera.")
+@click.option(
+    "--auto",
+    is_flag=True,
+    help="Shoot as soon as the lens rests at the focal length, where the camera tells.",
+)
+@click.option("--closing-shot", is_flag=True, help="Repeat the first focal length at the end.")
+@click.option("--plain", is_flag=True, help="Lines instead of the full screen.")
 @dry_run_option
 @json_option
 @quiet_option
@@ -77,36 +91,50 @@ def capture(
     hook_script: Path | None,
     watch: Path | None,
     virtual: Path | None,
+    auto: bool,
+    closing_shot: bool,
+    plain: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Shoot a zoom sequence with a tethered camera.
+    """Shoot zoom sequences with a tethered camera.
 
     For each focal length it asks for the zoom ring, sets and reads back the exposure, shoots, downloads and
-    checks. Nothing is ever overwritten; an interrupted sequence is finished with --resume.
+    checks. In a terminal it fills the screen, and goes from scene to scene; elsewhere it prints lines, and
+    shoots one sequence. Nothing is ever overwritten but a shot that is shot again; an interrupted sequence is
+    finished with --resume.
 
     Example: srraw capture --focal 24,35,50,70,100,150,240
     """
     for value in (f_number, exposure_s, iso):
         if value is not None and not math.isfinite(value):
             raise UserError(f"{value} is no value of an exposure.", wrong_use=True)
+    if watch and virtual:
+        raise UserError("--watch and --virtual exclude each other.", wrong_use=True)
+    if auto and (no_input or watch or virtual):
+        raise UserError(
+            "--auto needs a tethered camera, and a person for the first shot.",
+            "Leave out --no-input, --watch and --virtual.",
+            wrong_use=True,
+        )
     from srraw_tools.camera_process import CameraProcess
-    from srraw_tools.capture import capture_sequence
     from srraw_tools.checks import Expected
     from srraw_tools.hook import Hook
+    from srraw_tools.keys import has_keys
+    from srraw_tools.live_focal import LiveFocal
     from srraw_tools.rig import find_rig, rig_for
     from srraw_tools.sequence import read_sequence
     from srraw_tools.watched_folder import WatchedFolder
 
-    if watch and virtual:
-        raise UserError("--watch and --virtual exclude each other.", wrong_use=True)
     hook = Hook(hook_script)
     own = "virtual" if virtual else "watched-folder" if watch else None
     rig = find_rig(rig_name or own) if rig_name or own else None
     folder = _folder(out, name, resume)
-    if resume and focal_mm is None:
-        focal_mm = read_sequence(folder).planned_mm
+    if resume:
+        begun = read_sequence(folder)
+        focal_mm = focal_mm or begun.planned_mm
+        closing_shot = closing_shot or begun.closing_planned
     with ExitStack() as stack:
         if dry_run and rig:
             camera = None
@@ -123,65 +151,193 @@ def capture(
         asked = {"f_number": f_number, "exposure_s": exposure_s, "iso": iso}
         expected = Expected(**{key: value or rig.settings.get(key) for key, value in asked.items()})
         if dry_run:
-            _print_plan(focal_mm, folder, rig, expected)
+            _print_plan(focal_mm, folder, rig, expected, closing_shot)
             return
+        if auto and not rig.names.get("focal_mm"):
+            raise UserError(
+                f"--auto needs to know where the lens stands, and the rig {rig.name} has no name for that.",
+                "Leave it out, or add names.focal_mm to a rig of your own.",
+                wrong_use=True,
+            )
+        live = LiveFocal(camera, rig)
+        session = _Session(camera, rig, live, focal_mm, expected, closing_shot, delete_on_card, backup, hook)
         hook("init")
+        if has_keys() and not (plain or as_json or quiet or no_input):
+            waits = "Now take the picture; it is waited for." if watch else ""
+            _guided(session, folder, out, resume, auto, turn or _leave_ring, waits)
+            return
         asks = rig.ring == "person" and not turn and not no_input
-        events = capture_sequence(
-            camera,
-            folder,
-            rig,
-            focal_mm=focal_mm,
-            expected=expected,
-            turn_ring=turn
-            or (_ask_for_picture if asks and watch else _ask_for_ring if asks else _leave_ring),
-            shoot_again=_ask_again if asks else _do_not_ask,
-            keep_anyway=asks,
-            resume=resume,
-            delete_on_card=delete_on_card,
-            backup=backup,
-        )
+        ring = _leave_ring
+        if asks:
+            ring = _ask_for_picture if watch else _ring_by_hand(session.live, auto)
         if not quiet and not as_json:
             click.echo(f"{camera.model}, rig {rig.name}, into {folder}")
-        hook("start")
-        stack.callback(hook, "stop")
+        _in_lines(session, folder, turn or ring, asks, resume, as_json, quiet)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What all scenes of a session have in common."""
+
+    camera: Camera
+    rig: Rig
+    live: LiveFocal
+    focal_mm: tuple[float, ...]
+    expected: Expected
+    closing_shot: bool
+    delete_on_card: bool
+    backup: Path | None
+    hook: Hook
+
+    def events(
+        self, folder: Path, *, keep_anyway: bool, resume: bool, watch: SceneWatch, **asked: Any
+    ) -> Iterator[CaptureEvent]:
+        """Shoot one sequence, with the hook at its steps."""
+        from srraw_tools.capture import capture_sequence
+
+        self.hook("start")
         try:
-            for event in events:
-                if event.shot is not None and event.kept:
+            for event in capture_sequence(
+                self.camera,
+                folder,
+                self.rig,
+                focal_mm=self.focal_mm,
+                expected=self.expected,
+                watch=watch,
+                closing_shot=self.closing_shot,
+                keep_anyway=keep_anyway,
+                resume=resume,
+                delete_on_card=self.delete_on_card,
+                backup=self.backup,
+                **asked,
+            ):
+                if event.kind == "taken" and event.shot:
+                    self.live.compare(event.shot.focal_mm)
+                if event.kind == "shot" and event.kept:
                     for file in filter(None, (event.shot.file, event.shot.jpeg)):
-                        hook("download", folder / file)
-                if as_json:
-                    print_json({"sequence": str(folder), **asdict(event)})
-                elif not quiet:
-                    _print_event(event, folder, asks)
-        except (KeyboardInterrupt, click.Abort) as stop:
-            click.echo(err=True)
-            hint = (
-                "Go on with --resume." if sys.stdin.isatty() else "Where nobody can answer, give --no-input."
-            )
-            raise UserError(f"Stopped; {folder} is not complete.", hint) from stop
-    sequence = read_sequence(folder)
-    if not sequence.complete:
-        missing = set(sequence.planned_mm) - {shot.focal_planned for shot in sequence.shots}
-        lacks = ", ".join(f"{focal:g}" for focal in sorted(missing))
-        raise UserError(
-            f"{folder} is not complete: {lacks} mm to be shot.",
-            "Go on with --resume.",
-        )
-    _check_pictures(folder, rig, as_json)
+                        self.hook("download", folder / file)
+                yield event
+        finally:
+            self.hook("stop")
 
 
-def _check_pictures(folder: Path, rig: Rig, as_json: bool) -> None:
-    """Compare the pictures of a finished sequence while the camera still stands there."""
-    from srraw_tools.inspection import check_sequence
+def _in_lines(
+    session: _Session,
+    folder: Path,
+    turn_ring: Callable[[float], None],
+    asks: bool,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Shoot one sequence, told in lines of text or of JSON."""
+    from srraw_tools.scene_watch import SceneWatch
 
-    _, findings = check_sequence(folder, rig)
+    watch = SceneWatch(session.rig)
+    try:
+        for event in session.events(
+            folder,
+            keep_anyway=asks,
+            resume=resume,
+            watch=watch,
+            turn_ring=turn_ring,
+            shoot_again=_ask_again if asks else _do_not_ask,
+        ):
+            if as_json:
+                print_json({"sequence": str(folder), **asdict(event)})
+            elif not quiet:
+                _print_event(event, folder, asks)
+        scene = watch.result()
+    except (KeyboardInterrupt, click.Abort) as stop:
+        click.echo(err=True)
+        hint = "Go on with --resume." if sys.stdin.isatty() else "Where nobody can answer, give --no-input."
+        raise UserError(f"Stopped; {folder} is not complete.", hint) from stop
+    finally:
+        watch.close()
+    _refuse_if_incomplete([folder])
     if as_json:
-        found = [asdict(finding) for finding in findings]
+        found = [asdict(finding) for finding in scene]
         print_json({"sequence": str(folder), "kind": "checked", "findings": found})
         return
-    for finding in findings:
+    for finding in scene:
         click.echo(f"Look at {finding.shot or folder}: {finding.what}; {finding.remedy}.", err=True)
+
+
+def _guided(
+    session: _Session,
+    folder: Path,
+    out: Path,
+    resume: bool,
+    auto: bool,
+    before_shot: Callable[[float], None],
+    waits: str,
+) -> None:
+    """Shoot scene after scene on the full screen, until the person has enough."""
+    from srraw_tools.capture import next_sequence, plan_steps
+    from srraw_tools.commands.guided import LeaveScene, full_screen, new_guide
+    from srraw_tools.scene_watch import SceneWatch
+
+    steps = plan_steps(session.focal_mm, session.rig, session.closing_shot)
+    folders: list[Path] = []
+    told: list[str] = []
+    try:
+        with full_screen() as (keys, show):
+            going_on = True
+            while going_on:
+                watch = SceneWatch(session.rig)
+                guide = new_guide(
+                    folder, session.camera, session.rig, steps, keys, watch, session.live,
+                    auto=auto, before_shot=before_shot, waits=waits,
+                )  # fmt: skip
+                show(guide)
+                folders.append(folder)
+                try:
+                    for event in session.events(
+                        folder,
+                        keep_anyway=True,
+                        resume=resume,
+                        watch=watch,
+                        turn_ring=guide.turn_ring,
+                        shoot_again=guide.shoot_again,
+                        at_end=guide.at_end,
+                    ):
+                        guide.take_note(event)
+                    going_on = guide.to_next
+                except LeaveScene as leave:
+                    going_on = leave.to_next
+                finally:
+                    told += [f"{folder}, {finding.shot or 'all'}: {finding.what}; {finding.remedy}."
+                             for finding in watch.findings() or ()]  # fmt: skip
+                    watch.close()
+                resume, folder = False, next_sequence(out) if going_on else folder
+    except KeyboardInterrupt:
+        told.append("Stopped.")
+    for line in told:
+        click.echo(line, err=True)
+    complete = [folder for folder in folders if _is_complete(folder)]
+    click.echo(f"{len(complete)} of {len(folders)} scenes complete: {', '.join(map(str, folders))}.")
+    _refuse_if_incomplete(folders)
+
+
+def _refuse_if_incomplete(folders: list[Path]) -> None:
+    from srraw_tools.sequence import SEQUENCE_FILE, read_sequence
+
+    begun = [read_sequence(folder) for folder in folders if (folder / SEQUENCE_FILE).is_file()]
+    lacking = []
+    for sequence in begun:
+        missing = sorted(set(sequence.planned_mm) - {shot.focal_planned for shot in sequence.shots})
+        lacks = [f"{', '.join(f'{focal:g}' for focal in missing)} mm"] if missing else []
+        lacks += ["the closing shot"] * (sequence.closing_planned and sequence.closing is None)
+        if lacks:
+            lacking.append(f"{sequence.folder} is not complete: {' and '.join(lacks)} to be shot.")
+    if lacking:
+        raise UserError(" ".join(lacking), "Go on with --resume.")
+
+
+def _is_complete(folder: Path) -> bool:
+    from srraw_tools.sequence import SEQUENCE_FILE, read_sequence
+
+    return (folder / SEQUENCE_FILE).is_file() and read_sequence(folder).complete
 
 
 def _folder(out: Path, name: str | None, resume: bool) -> Path:
@@ -201,16 +357,18 @@ def _folder(out: Path, name: str | None, resume: bool) -> Path:
     return next_sequence(out)
 
 
-def _print_plan(focal_mm: tuple[float, ...], folder: Path, rig: Rig, expected: Expected) -> None:
-    from srraw_tools.capture import plan_shots
+def _print_plan(
+    focal_mm: tuple[float, ...], folder: Path, rig: Rig, expected: Expected, closing_shot: bool
+) -> None:
+    from srraw_tools.capture import plan_steps
     from srraw_tools.checks import setting_text
 
-    plan = plan_shots(focal_mm, rig)
+    steps = plan_steps(focal_mm, rig, closing_shot)
     settings = [setting_text(name, value) if value else "-" for name, value in asdict(expected).items()]
     click.echo(f"Rig {rig.name}, into {folder}; - is left as the camera has it")
     print_table(
         (">focal length", "file", ">aperture", ">exposure", ">ISO"),
-        [(f"{focal:g} mm", stem, *settings) for focal, stem in plan.items()],
+        [(f"{step.focal_mm:g} mm", step.stem, *settings) for step in steps],
     )
 
 
@@ -246,6 +404,23 @@ def _shot_text(shot: Shot) -> str:
 def _print_findings(findings: tuple[Finding, ...]) -> None:
     for finding in findings:
         click.echo(f"          Wrong: {finding.what}; {finding.remedy}.", err=True)
+
+
+def _ring_by_hand(live: LiveFocal, auto: bool) -> Callable[[float], None]:
+    """Ask for the ring; with `auto` only until a shot has shown that the camera tells the truth about it."""
+
+    def turned(focal_mm: float) -> None:
+        if auto and live.believed:
+            click.echo(f"Turn the ring to {focal_mm:g} mm; it is shot when it rests there.", err=True)
+            while not live.stands_at(focal_mm):
+                time.sleep(LOOK_S)
+                live.read()
+            return
+        _ask_for_ring(focal_mm)
+        if auto:
+            live.read()
+
+    return turned
 
 
 def _ask_for_ring(focal_mm: float) -> None:
