@@ -11,7 +11,7 @@ from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of
 from srraw_tools.raw import read_raw
 from srraw_tools.rig import Rig
-from srraw_tools.scene_checks import check_clipping, check_scene, view_of
+from srraw_tools.scene_checks import check_clipping, check_closing, check_scene, view_of
 from srraw_tools.sequence import Sequence, Shot, read_sequence
 
 
@@ -28,7 +28,7 @@ def check_sequence(folder: Path, rig: Rig) -> tuple[Sequence, list[Finding]]:
     findings: list[Finding] = []
     shots: list[Shot] = []
     views = []
-    for shot in sequence.shots:
+    for shot in filter(None, (*sequence.shots, sequence.closing)):
         path = folder / shot.file
         try:
             found = sha256_of(path)
@@ -43,15 +43,24 @@ def check_sequence(folder: Path, rig: Rig) -> tuple[Sequence, list[Finding]]:
             findings.append(Finding("file", what, "copy it from the card again", shot=shot.file))
     if not sequence.complete:
         taken = {shot.focal_planned for shot in sequence.shots}
-        missing = ", ".join(f"{f:g}" for f in sequence.planned_mm if f not in taken)
-        findings.append(Finding("file", f"{missing} mm was not shot", "srraw capture --resume"))
+        missing = [f"{focal:g} mm" for focal in sequence.planned_mm if focal not in taken]
+        if sequence.closing_planned and sequence.closing is None:
+            missing.append("the closing shot")
+        findings.append(Finding("file", f"{', '.join(missing)} was not shot", "srraw capture --resume"))
     usual = _usual(shots)
     for number, shot in enumerate(shots):
         others = [usual, *(replace(usual, sha256=o.sha256) for o in shots[:number])]
         findings += [replace(f, shot=shot.file) for f in check_shot(shot, Expected(), others, rig)]
     for view in views:
         findings += check_clipping(view.clipped, rig, view.shot.file)
-    return sequence, findings + check_scene(views, rig)
+    last = sequence.closing.file if sequence.closing else None
+    closing = [view for view in views if view.shot.file == last]
+    views = [view for view in views if view.shot.file != last]
+    findings += check_scene(views, rig)
+    first = [view for view in views if view.shot.focal_planned == sequence.planned_mm[0]] if closing else []
+    if first:
+        findings += check_closing(first[0], closing[0], rig)
+    return sequence, findings
 
 
 def _usual(shots: list[Shot]) -> Shot:

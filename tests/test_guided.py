@@ -11,14 +11,22 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from fake_gphoto2 import FakeWidget, fake_gp
 from rich.console import Console
 
+from srraw_tools.camera import GphotoCamera
+from srraw_tools.capture import Turn
 from srraw_tools.checks import Finding
+from srraw_tools.commands.guided import Guide, LeaveScene
 from srraw_tools.guided_screen import Screen, ShotView, bars, big, render
+from srraw_tools.live_focal import LiveFocal
 from srraw_tools.making import Step
 from srraw_tools.raw import read_raw
+from srraw_tools.rig import find_rig
+from srraw_tools.scene_watch import SceneWatch
 from srraw_tools.sequence import read_sequence
 from srraw_tools.shot_facts import BINS, facts_of
 
@@ -109,6 +117,80 @@ def test_a_histogram_shows_a_few_clipped_pixels():
     assert line[5] == "█"
     assert line[-1] not in " █"
     assert set(line) == {" ", line[5], line[-1]}
+
+
+class Fingers:
+    """Keys that are pressed one after the other; None is a moment without one."""
+
+    def __init__(self, *keys, tick):
+        self.keys, self.tick = list(keys), tick
+
+    def forget(self):
+        pass
+
+    def pressed(self, wait_s):
+        self.tick()
+        return self.keys.pop(0)
+
+
+@pytest.fixture
+def guide(screen, monkeypatch):
+    """Makes a guide of a camera whose ring is turned by the clock: 24, 30, then 35 mm for good."""
+    gp = fake_gp([], {})
+    gp.config["focallength"] = FakeWidget("24", [])
+    gp.config["batterylevel"] = FakeWidget("61%", [])
+    clock, ring = SimpleNamespace(now=0.0), ["24", "30", "33", "35"]
+
+    def tick():
+        clock.now += 1.0
+        gp.config["focallength"].value = ring.pop(0) if len(ring) > 1 else ring[0]
+
+    monkeypatch.setattr("srraw_tools.live_focal.time", SimpleNamespace(monotonic=lambda: clock.now))
+    rig, camera = find_rig("nikon-24-200"), GphotoCamera(gp)
+    released = []
+
+    def make(*keys, auto=False):
+        live = LiveFocal(camera, rig)
+        live.read()
+        live.compare(24.0)
+        fingers, watch = Fingers(*keys, tick=tick), SceneWatch(rig)
+        made = Guide(replace(screen, auto=auto), fingers, camera, live, watch, released.append, "")
+        made.released = released
+        return made
+
+    return make
+
+
+def test_with_auto_it_shoots_when_the_ring_rests_where_it_should(guide):
+    auto = guide(*[None] * 20, auto=True)
+    assert auto.turn_ring(35.0) is Turn.SHOOT
+    assert len(auto._keys.keys) == 14  # two looks after the ring came to rest
+    assert auto.released == [35.0]
+    assert auto.screen.live_mm == 35
+    assert auto.screen.battery_percent == 61
+    by_hand = guide(*[None] * 5, "enter")
+    assert by_hand.turn_ring(35.0) is Turn.SHOOT
+    assert by_hand._keys.keys == []  # it waited for the key, wherever the ring stood
+
+
+@pytest.mark.parametrize(("key", "wish"), [("s", Turn.SKIP), ("b", Turn.BACK), ("a", Turn.AGAIN)])
+def test_a_key_is_a_wish_and_releases_nothing(guide, key, wish):
+    asked = guide(None, "x", key)
+    assert asked.turn_ring(35.0) is wish
+    assert asked.released == []
+
+
+@pytest.mark.parametrize(("keys", "to_next"), [(("q",), False), (("n", None, "n"), True)])
+def test_leaving_a_scene_that_is_not_complete(guide, keys, to_next):
+    with pytest.raises(LeaveScene) as left:
+        guide(*keys).turn_ring(35.0)
+    assert left.value.to_next is to_next
+
+
+def test_what_is_wrong_is_shot_again_or_kept(guide):
+    findings = (Finding("iso", "it was shot with ISO 800", "shoot it again"),)
+    assert guide("x", "enter").shoot_again(findings) is True
+    assert guide(None, "k").shoot_again(findings) is False
 
 
 def at_a_terminal(script, *arguments, cwd, limit_s=60):
