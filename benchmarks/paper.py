@@ -6,7 +6,7 @@
     python benchmarks/paper.py tables --folder DIR --weights DIR    Tables 1 and 2 of those
     python benchmarks/paper.py misaligned --folder DIR              L1, CX and CoBi on pairs that are shifted
     python benchmarks/paper.py ablations --folder DIR --weights DIR weight_spatial and lambda, one at a time
-    python benchmarks/paper.py sensor --folder DIR --photos PHOTOS  the sensor less one thing at a time (Fig. 4)
+    python benchmarks/paper.py sensor --folder DIR --photos PHOTOS  the sensor less one thing (Figure 4)
 
 Forty sequences are of made-up scenes, twenty of photographs. Those of training and validation hold hills,
 walls, murals and balls, those of test signs, charts, posts and branches (the ground below is of one kind);

@@ -17,7 +17,7 @@ from srraw_tools.exif import RAW_FORMATS
 from srraw_tools.files import sha256_of
 from srraw_tools.making import UNDER_WAY, Making, Step, Taken, read_taken, stem_being_made
 from srraw_tools.rig import Rig
-from srraw_tools.scene_checks import check_clipping, clipped_shares
+from srraw_tools.scene_checks import check_clipping
 from srraw_tools.scene_watch import SceneWatch
 from srraw_tools.sequence import (
     SEQUENCE_FILE,
@@ -27,7 +27,7 @@ from srraw_tools.sequence import (
     sequence_name,
     write_sequence,
 )
-from srraw_tools.shot_facts import ShotFacts, facts_of
+from srraw_tools.shot_facts import ShotFacts
 
 RECONNECTS = 3  # in a row, after which a person is needed
 RECONNECT_S = 2.0  # a body needs about as long to come back
@@ -181,7 +181,7 @@ def capture_sequence(
         while again:
             try:
                 taken = made.recovered(step)
-                if taken.shot and book.check(taken, step, expected):
+                if taken.shot and book.check(taken, expected):
                     taken = Taken()  # whatever that is; a person may still find it on the card
                 if taken.shot is None:
                     made.forget()
@@ -198,8 +198,8 @@ def capture_sequence(
                 yield event("lost", step, message=str(error))
                 _reconnect(camera, error, lost)
                 continue
-            facts = None if taken.raw is None else facts_of(taken.raw)
-            findings = taken.findings + book.check(taken, step, expected)
+            findings = taken.findings + book.check(taken, expected)
+            facts = taken.facts
             yield event("taken", step, shot=taken.shot, findings=findings, facts=facts)
             again = bool(findings) and shoot_again(findings)
             kept = taken.shot is not None and (not findings or (keep_anyway and not again))
@@ -370,17 +370,17 @@ class _Book:
                 continue
             jpeg = raw.with_suffix(".JPG")
             taken = read_taken(raw, jpeg if jpeg.is_file() else None, step.focal_mm, sha256_of(raw))
-            if taken.shot and not self.check(taken, step, expected):
+            if taken.shot and not self.check(taken, expected):
                 self.write_down(step, taken.shot, True, ())
                 return taken.shot
         return None
 
-    def check(self, taken: Taken, step: Step, expected: Expected) -> tuple[Finding, ...]:
+    def check(self, taken: Taken, expected: Expected) -> tuple[Finding, ...]:
         """What is wrong with a shot by its EXIF and its pixels, beside the other shots."""
         if taken.shot is None:
             return ()
         found = check_shot(taken.shot, expected, self.shots.values(), self.rig)
-        return (*found, *check_clipping(clipped_shares(taken.raw), self.rig))
+        return (*found, *check_clipping(taken.facts.clipped, self.rig))
 
     def write_down(self, step: Step, shot: Shot | None, kept: bool, findings: tuple[Finding, ...]) -> None:
         """Note what came of a shot. One that is not kept has taken the place of an earlier one's file."""

@@ -17,6 +17,7 @@ from srraw_tools.files import read_json, replacing, sha256_of, sync_folder, writ
 from srraw_tools.raw import RawImage, read_raw
 from srraw_tools.rig import Rig
 from srraw_tools.sequence import SEQUENCE_FILE, Shot, shot_from_file
+from srraw_tools.shot_facts import ShotFacts, facts_of
 
 UNDER_WAY = ".capture"  # folder of the shot that is being made: its journal, and its downloads
 JOURNAL = "journal.json"
@@ -35,10 +36,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Taken:
-    """What came of a shot: nothing, something that is wrong, or a shot with what its raw file holds."""
+    """What came of a shot: nothing, something that is wrong, or a shot with what its raw file shows."""
 
     shot: Shot | None = None
     raw: RawImage | None = None
+    facts: ShotFacts | None = None
     findings: tuple[Finding, ...] = ()
 
 
@@ -50,7 +52,7 @@ def read_taken(raw: Path, jpeg: Path | None, focal_mm: float, sha256: str) -> Ta
         what = error.message.removesuffix(".").replace(str(raw), "its raw file")
         return Taken(findings=(Finding("file", what, "shoot it again"),))
     shot = shot_from_file(raw, focal_mm, jpeg=jpeg.name if jpeg else None, sha256=sha256)
-    return Taken(shot, image)
+    return Taken(shot, image, facts_of(image))
 
 
 def stem_being_made(folder: Path) -> str | None:
@@ -155,7 +157,7 @@ class Making:
             return
         for name in filter(None, (shot.file, shot.jpeg, SEQUENCE_FILE)):
             source, copy = self.folder / name, self.backup / name
-            wanted = sha256_of(source)
+            wanted = shot.sha256 if name == shot.file and shot.sha256 else sha256_of(source)
             if copy.is_file() and sha256_of(copy) == wanted:
                 continue
             with replacing(copy) as temporary:
