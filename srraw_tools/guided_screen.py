@@ -241,6 +241,6 @@ KEYS = {
 
 def _keys(screen: Screen) -> RenderableType:
     if screen.doing == "turn" and screen.auto:
-        waits = "shoots by itself" if screen.believed else "shoots by itself after the first [Enter]"
+        waits = "[Enter] or by itself" if screen.believed else "[Enter] shoot, then by itself"
         return Text(f"{waits}  [a]gain  [s]kip  [b]ack  [n]ext scene  [q]uit", "reverse", no_wrap=True)
     return Text(KEYS[screen.doing], "reverse", no_wrap=True, overflow="ellipsis")
