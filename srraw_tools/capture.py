@@ -203,12 +203,14 @@ def capture_sequence(
             yield event("taken", step, shot=taken.shot, findings=findings, facts=facts)
             again = bool(findings) and shoot_again(findings)
             kept = taken.shot is not None and (not findings or (keep_anyway and not again))
-            book.write_down(step, taken.shot, kept, findings)
+            if kept or (taken.shot and step not in book.shots):  # else a good one stays where it is
+                made.place()
+            book.write_down(step, taken.shot if kept else None, findings)
             if kept:
                 made.back_up(taken.shot)
                 if watch:
                     watch.add(folder / taken.shot.file, taken.shot, taken.raw, closing=step.closing)
-            made.finish(taken.shot)
+            made.finish()
             lost = 0
             yield event("shot", step, shot=taken.shot, findings=findings, facts=facts, kept=kept)
         return None
@@ -371,7 +373,7 @@ class _Book:
             jpeg = raw.with_suffix(".JPG")
             taken = read_taken(raw, jpeg if jpeg.is_file() else None, step.focal_mm, sha256_of(raw))
             if taken.shot and not self.check(taken, expected):
-                self.write_down(step, taken.shot, True, ())
+                self.write_down(step, taken.shot, ())
                 return taken.shot
         return None
 
@@ -382,13 +384,12 @@ class _Book:
         found = check_shot(taken.shot, expected, self.shots.values(), self.rig)
         return (*found, *check_clipping(taken.facts.clipped, self.rig))
 
-    def write_down(self, step: Step, shot: Shot | None, kept: bool, findings: tuple[Finding, ...]) -> None:
-        """Note what came of a shot. One that is not kept has taken the place of an earlier one's file."""
-        if shot is not None and kept:
-            self.shots[step] = shot
-        elif shot is not None:
-            self.shots.pop(step, None)
-        self._noted[step] = [finding.what for finding in findings]
+    def write_down(self, step: Step, kept: Shot | None, findings: tuple[Finding, ...]) -> None:
+        """Note what came of a shot; one that was kept before counts on where this one is not."""
+        if kept is not None:
+            self.shots[step] = kept
+        if kept is not None or step not in self.shots:
+            self._noted[step] = [finding.what for finding in findings]
         self._write()
 
     def _write(self) -> None:

@@ -78,6 +78,7 @@ class Making:
         self.before: list[CardFile] | None = None  # listed once: a full card takes seconds
         self.copies: dict[Path, tuple[CardFile, str]] = {}  # verified: where on the card, SHA-256
         self.kept: list[CardFile] = []
+        self._names: dict[Path, str] = {}  # of the shot that was looked at: download, its name to be
         self._read()
 
     def _read(self) -> None:
@@ -112,10 +113,7 @@ class Making:
         shutil.rmtree(self.home, ignore_errors=True)
 
     def shoot(self, step: Step, rig: Rig) -> Taken:
-        """One shot: release, download what the camera made, verify it, and only then give it its name.
-
-        A shot that is taken again replaces the one before, which is whole until that moment.
-        """
+        """One shot: release, download what the camera made, and verify it. `place` gives it its name."""
         self._look_for_room()
         with _writing_into(self.folder):
             self.home.mkdir(exist_ok=True)
@@ -126,7 +124,7 @@ class Making:
         self._download(self.camera.shoot(rig.settle_s, rig.files))
         if not _of_format(self.copies, RAW_FORMATS):
             self._download(self.camera.new_files(LATE_S))
-        return self._take(step)
+        return self._look(step)
 
     def recovered(self, step: Step) -> Taken:
         """The shot that was being made when the camera was lost or the program killed, if it was this one.
@@ -141,11 +139,11 @@ class Making:
         self._download(new)
         if len(_of_format(self.copies, RAW_FORMATS)) != 1:
             return Taken()
-        return self._take(step)
+        return self._look(step)
 
-    def finish(self, shot: Shot | None) -> None:
-        """The shot is written down: only now may it go from the card, and the journal with it."""
-        if shot is not None and self.delete_on_card:
+    def finish(self) -> None:
+        """The shot is written down: only now may its files go from the card, and the journal with them."""
+        if self.delete_on_card:
             for file in self.kept:
                 with suppress(CameraLost):  # it stays on the card then, and nothing is lost
                     self.camera.delete(file)
@@ -186,8 +184,17 @@ class Making:
                 self.copies[path] = (file, sent)
                 self._write()
 
-    def _take(self, step: Step) -> Taken:
-        """Give the raw file among the downloads, and its JPEG, their names."""
+    def place(self) -> None:
+        """Give the shot's files their names. Only now does it replace one that was made before it."""
+        # The raw file comes last: where it is, the shot is whole.
+        with _writing_into(self.folder):
+            for path in reversed(self._names):
+                os.replace(path, self.folder / self._names[path])
+            sync_folder(self.folder)
+        self.kept = [self.copies[path][0] for path in self._names]
+
+    def _look(self, step: Step) -> Taken:
+        """The raw file among the downloads, with its JPEG, and the names that they are to have."""
         raws = _of_format(self.copies, RAW_FORMATS)
         if not raws:
             remedy = "set the camera's image quality to RAW, or RAW and JPEG, and shoot it again"
@@ -198,16 +205,9 @@ class Making:
         # A JPEG that came late belongs to the shot before.
         jpegs = _of_format(self.copies, ("JPG",))
         jpegs = [path for path in jpegs if _same_second(read_exif(path).taken_at, taken.shot.taken_at)]
-        both = [raws[0], *jpegs[:1]]
-        names = {path: f"{step.stem}.{file_format(path)}" for path in both}
-        # The raw file comes last: where it is, the shot is whole.
-        with _writing_into(self.folder):
-            for path in reversed(both):
-                os.replace(path, self.folder / names[path])
-            sync_folder(self.folder)
-        self.kept = [self.copies[path][0] for path in both]
-        jpeg = names[jpegs[0]] if jpegs else None
-        return replace(taken, shot=replace(taken.shot, file=names[raws[0]], jpeg=jpeg))
+        self._names = {path: f"{step.stem}.{file_format(path)}" for path in (raws[0], *jpegs[:1])}
+        jpeg = self._names[jpegs[0]] if jpegs else None
+        return replace(taken, shot=replace(taken.shot, file=self._names[raws[0]], jpeg=jpeg))
 
 
 @contextmanager

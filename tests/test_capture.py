@@ -10,10 +10,11 @@ import pytest
 from fake_gphoto2 import fake_gp
 
 from srraw_tools.camera import CardFile, GphotoCamera
-from srraw_tools.capture import capture_sequence, next_sequence, plan_shots
+from srraw_tools.capture import Turn, capture_sequence, next_sequence, plan_shots
 from srraw_tools.checks import Expected
 from srraw_tools.errors import UserError
 from srraw_tools.exif import Exif
+from srraw_tools.files import sha256_of
 from srraw_tools.rig import find_rig
 from srraw_tools.sequence import read_sequence
 
@@ -249,6 +250,20 @@ def test_a_person_may_keep_a_shot_and_the_finding_stays_on_record(files, tmp_pat
     sequence = read_sequence(tmp_path / "s")
     assert sequence.complete
     assert "150 mm instead of 35 mm" in sequence.notes["findings"]["35"][0]
+
+
+def test_a_good_shot_that_is_shot_again_in_vain_is_still_there(files, tmp_path):
+    """The last shot once more; the camera hands over an earlier file, and nobody wants a third try."""
+    gp = fake_gp([["35.jpg"], ["35.jpg"], ["150.jpg"]], files)
+    wishes = [None, Turn.AGAIN, None, None]
+    rig = replace(RIG, ring="person")
+    events = shoot(gp, tmp_path / "s", rig=rig, turn_ring=lambda focal: wishes.pop(0), delete_on_card=True)
+    shots = [(event.focal_mm, event.kept) for event in events if event.kind == "shot"]
+    assert shots == [(35, True), (35, False), (150, True)]
+    sequence = read_sequence(tmp_path / "s")
+    assert sequence.complete
+    assert sequence.notes["findings"] == {}
+    assert sha256_of(tmp_path / "s" / "00002.dng") == sequence.shots[1].sha256
 
 
 def test_autofocus_that_finds_nothing_says_to_focus_by_hand(files, tmp_path):

@@ -141,12 +141,8 @@ class Guide:
         self._show(last=ShotView(shot, facts, event.findings), sharpness_before=sharpness)
 
     def _settle(self, event: CaptureEvent, step: Step) -> None:
-        done = {s: shot for s, shot in self.screen.done.items() if s != step}
         kept = event.kind == "present" or event.kept
-        if kept:
-            done[step] = event.shot
-        elif event.shot is None and step in self.screen.done:
-            done = self.screen.done  # what was there is still there
+        done = self.screen.done | ({step: event.shot} if kept else {})
         message = f"{event.focal_mm:g} mm: {event.shot.file}" if kept else self.screen.message
         self._show(done=done, skipped=self.screen.skipped - {step}, message=message)
 
