@@ -10,7 +10,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from srraw_tools.camera import Camera, CameraLost, choice_for, number_of, same_value
+from srraw_tools.camera import Camera, CameraLost
+from srraw_tools.camera_settings import apply_settings
 from srraw_tools.checks import Expected, Finding, check_shot
 from srraw_tools.errors import UserError
 from srraw_tools.exif import RAW_FORMATS
@@ -31,7 +32,6 @@ from srraw_tools.shot_facts import ShotFacts
 
 RECONNECTS = 3  # in a row, after which a person is needed
 RECONNECT_S = 2.0  # a body needs about as long to come back
-READ_BACK_S = 2.0  # bodies take a while to report a setting that they were given
 CLOSING = "closing"  # stem of the closing shot
 
 
@@ -256,55 +256,6 @@ def _reconnect(camera: Camera, error: CameraLost, times: int) -> None:
         except CameraLost:
             if attempt == RECONNECTS - 1:
                 raise error from None
-
-
-def apply_settings(camera: Camera, rig: Rig, expected: Expected) -> str:
-    """Set aperture, shutter, ISO and raw format where the camera has them; read each back.
-
-    Returns:
-        What was set, in words.
-
-    Raises:
-        UserError: the camera does not offer a value, or did not take it.
-    """
-    wanted: dict[str, float | str | None] = {
-        "image_format": rig.settings.get("image_format"),
-        "f_number": expected.f_number,
-        "exposure_s": expected.exposure_s,
-        "iso": expected.iso,
-    }
-    done = []
-    for setting, value in wanted.items():
-        name = next((n for n in rig.names.get(setting, ()) if camera.value(n) is not None), None)
-        if value is None or name is None:
-            continue
-        choices = camera.choices(name)
-        choice = value if isinstance(value, str) else choice_for(choices, value, rig.setting_tolerance)
-        if choice is None:
-            raise UserError(
-                f"The camera's {name} cannot be {value:g}.",
-                f"It offers {', '.join(choices)}." if choices else "Set the camera to manual exposure (M).",
-            )
-        camera.set_value(name, choice)
-        done.append(_read_back(camera, name, choice, rig))
-    return ", ".join(done)
-
-
-def _read_back(camera: Camera, name: str, choice: str, rig: Rig) -> str:
-    """The camera's word for a setting once it has taken it; words for the same number are the same."""
-    deadline = time.monotonic() + READ_BACK_S
-    wanted = number_of(choice)
-    while True:
-        taken = camera.value(name) or ""
-        number = number_of(taken)
-        if taken == choice or (wanted and number and same_value(number, wanted, rig.setting_tolerance)):
-            return taken
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"The camera did not take {name} = {choice}; it stays at {taken}.",
-                "Set its mode dial to manual exposure (M); then --resume.",
-            )
-        camera.new_files(0.1)  # some bodies report a change only when they are listened to
 
 
 class _Book:

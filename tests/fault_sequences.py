@@ -141,7 +141,8 @@ def run(seed: int, rate: float = 0.04) -> Outcome:
         folder, backup = Path(home) / "s", Path(home) / "usb"
         backed, emptied = gp.random.random() < 0.5, gp.random.random() < 0.5
         for name, seconds in {"capture.RECONNECT_S": 0, "making.LATE_S": 0.002, "camera.BUSY_WAIT_S": 0.002,
-                              "camera.CHATTER_S": 0.002, "capture.READ_BACK_S": 0.002}.items():  # fmt: skip
+                              "camera.CHATTER_S": 0.002,
+                              "camera_settings.READ_BACK_S": 0.002}.items():  # fmt: skip
             stack.enter_context(patch(f"srraw_tools.{name}", seconds))
         for name in DISK_FAULTS:
             _break(stack, name, gp)

@@ -136,7 +136,7 @@ def test_a_full_disk_is_noticed_before_the_shutter(files, tmp_path, monkeypatch)
 
 
 def test_a_setting_that_does_not_take_is_an_error(files, tmp_path, monkeypatch):
-    monkeypatch.setattr("srraw_tools.capture.READ_BACK_S", 0.01)
+    monkeypatch.setattr("srraw_tools.camera_settings.READ_BACK_S", 0.01)
     gp = fake_gp([["35.jpg"]], files)
     gp.stubborn["f-number"] = "f/2.8"
     with pytest.raises(UserError, match=r"did not take f-number = f/20; it stays at f/2\.8"):

@@ -64,6 +64,8 @@ NOUNS = {
     "scene_watch",
     "shot_facts",
     "live_focal",
+    "camera_settings",
+    "metering",
     "making",
     "keys",
 }

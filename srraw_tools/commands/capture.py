@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,9 @@ POSITIVE = click.FloatRange(0, 1e9, min_open=True)
     is_flag=True,
     help="Shoot as soon as the lens rests at the focal length, where the camera tells.",
 )
+@click.option(
+    "--meter", is_flag=True, help="Find one exposure for each scene first, by test shots: nothing may clip."
+)
 @click.option("--closing-shot", is_flag=True, help="Repeat the first focal length at the end.")
 @click.option("--plain", is_flag=True, help="Lines instead of the full screen.")
 @dry_run_option
@@ -92,6 +95,7 @@ def capture(
     watch: Path | None,
     virtual: Path | None,
     auto: bool,
+    meter: bool,
     closing_shot: bool,
     plain: bool,
     dry_run: bool,
@@ -118,6 +122,12 @@ def capture(
             "Leave out --no-input, --watch and --virtual.",
             wrong_use=True,
         )
+    if meter and (exposure_s or watch or virtual):
+        raise UserError(
+            "--meter needs a tethered camera, and finds the exposure time itself.",
+            "Leave out --exposure, --watch and --virtual.",
+            wrong_use=True,
+        )
     from srraw_tools.camera_process import CameraProcess
     from srraw_tools.checks import Expected
     from srraw_tools.hook import Hook
@@ -135,6 +145,10 @@ def capture(
         begun = read_sequence(folder)
         focal_mm = focal_mm or begun.planned_mm
         closing_shot = closing_shot or begun.closing_planned
+        if begun.shots:  # the rest is shot as these were
+            first = begun.shots[0]
+            f_number, iso = f_number or first.f_number, iso or first.iso
+            exposure_s, meter = exposure_s or first.exposure_s, False
     with ExitStack() as stack:
         if dry_run and rig:
             camera = None
@@ -151,7 +165,7 @@ def capture(
         asked = {"f_number": f_number, "exposure_s": exposure_s, "iso": iso}
         expected = Expected(**{key: value or rig.settings.get(key) for key, value in asked.items()})
         if dry_run:
-            _print_plan(focal_mm, folder, rig, expected, closing_shot)
+            _print_plan(focal_mm, folder, rig, expected, closing_shot, meter)
             return
         if auto and not rig.names.get("focal_mm"):
             raise UserError(
@@ -160,7 +174,9 @@ def capture(
                 wrong_use=True,
             )
         live = LiveFocal(camera, rig)
-        session = _Session(camera, rig, live, focal_mm, expected, closing_shot, delete_on_card, backup, hook)
+        session = _Session(
+            camera, rig, live, focal_mm, expected, closing_shot, delete_on_card, backup, hook, meter
+        )
         hook("init")
         if has_keys() and not (plain or as_json or quiet or no_input):
             waits = "Now take the picture; it is waited for." if watch else ""
@@ -188,6 +204,16 @@ class _Session:
     delete_on_card: bool
     backup: Path | None
     hook: Hook
+    meter: bool
+
+    def metered(self, turn_ring: Callable[[float], object], tell: Callable[[str], None]) -> _Session:
+        """The session with the exposure that metering finds, where it was asked for."""
+        from srraw_tools.metering import find_exposure
+
+        if not self.meter:
+            return self
+        found = find_exposure(self.camera, self.rig, self.focal_mm, self.expected, turn_ring, tell)
+        return replace(self, expected=found.expected)
 
     def events(
         self, folder: Path, *, keep_anyway: bool, resume: bool, watch: SceneWatch, **asked: Any
@@ -234,8 +260,15 @@ def _in_lines(
     from srraw_tools.scene_watch import SceneWatch
 
     watch = SceneWatch(session.rig)
+
+    def tell(said: str) -> None:
+        if as_json:
+            print_json({"sequence": str(folder), "kind": "metering", "message": said})
+        elif not quiet:
+            click.echo(f"Metering: {said}")
+
     try:
-        for event in session.events(
+        for event in session.metered(turn_ring, tell).events(
             folder,
             keep_anyway=asks,
             resume=resume,
@@ -292,7 +325,7 @@ def _guided(
                 show(guide)
                 folders.append(folder)
                 try:
-                    for event in session.events(
+                    for event in session.metered(guide.meter_at, guide.say).events(
                         folder,
                         keep_anyway=True,
                         resume=resume,
@@ -358,13 +391,20 @@ def _folder(out: Path, name: str | None, resume: bool) -> Path:
 
 
 def _print_plan(
-    focal_mm: tuple[float, ...], folder: Path, rig: Rig, expected: Expected, closing_shot: bool
+    focal_mm: tuple[float, ...],
+    folder: Path,
+    rig: Rig,
+    expected: Expected,
+    closing_shot: bool,
+    meter: bool,
 ) -> None:
     from srraw_tools.capture import plan_steps
     from srraw_tools.checks import setting_text
 
     steps = plan_steps(focal_mm, rig, closing_shot)
     settings = [setting_text(name, value) if value else "-" for name, value in asdict(expected).items()]
+    if meter:
+        settings = [said if said != "-" else "metered" for said in settings]
     click.echo(f"Rig {rig.name}, into {folder}; - is left as the camera has it")
     print_table(
         (">focal length", "file", ">aperture", ">exposure", ">ISO"),

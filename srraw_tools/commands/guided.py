@@ -87,6 +87,15 @@ class Guide:
         self._before_shot(focal_mm)
         return Turn.SHOOT
 
+    def meter_at(self, focal_mm: float) -> None:
+        """Wait for the ring at a focal length at which the exposure is metered."""
+        self._show(now=Step(focal_mm, "metering"), message="Metering: the test shots stay on the card.")
+        self.turn_ring(focal_mm)
+
+    def say(self, said: str) -> None:
+        """Show what metering found."""
+        self._show(message=f"Metering: {said}")
+
     def shoot_again(self, findings: tuple[Finding, ...]) -> bool:
         """Show what is wrong with a shot, and ask what is to become of it."""
         self._show(doing="judge")
