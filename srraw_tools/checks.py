@@ -15,7 +15,8 @@ class Finding:
     """Something wrong with a shot.
 
     Attributes:
-        check: what was looked at, in a word: focal_mm, f_number, exposure_s, iso, camera, file.
+        check: what was looked at, in a word: focal_mm, f_number, exposure_s, iso, camera, lens, digital_zoom,
+            taken_at, file.
         what: a sentence without a full stop.
         remedy: what to do about it.
         measured: what the shot has, and
@@ -45,18 +46,28 @@ def check_shot(shot: Shot, expected: Expected, others: Iterable[Shot], rig: Rig)
 
     Focal length within the rig's tolerance; exposure time and ISO as asked and the same through a sequence,
     so that noise does not depend on focal length; the aperture at least as small as asked (paper, section
-    3.1), and the same through a sequence; one camera; a file that is not one of the others again. What EXIF
-    does not state is not held against a shot.
+    3.1), and the same through a sequence; one camera and one lens; no digital zoom; a file that is not one of
+    the others again, nor older than what the camera shot before it. What EXIF does not state is not held
+    against a shot.
     """
     others = list(others)
     findings = [*_focal_length(shot, rig), *_settings(shot, expected, others, rig)]
-    cameras = [other.camera for other in others if other.camera]
-    if shot.camera and cameras and shot.camera != cameras[0]:
-        what = f"it comes from another camera, {shot.camera}, than the first shot"
-        findings.append(Finding("camera", what, "use one camera", shot.camera, cameras[0]))
+    for name in ("camera", "lens"):
+        mine, first = getattr(shot, name), next((getattr(o, name) for o in others if getattr(o, name)), None)
+        if mine and first and mine != first:
+            what = f"it comes from another {name}, {mine}, than the first shot"
+            findings.append(Finding(name, what, f"use one {name}", mine, first))
+    if shot.digital_zoom is not None and shot.digital_zoom > 1:
+        what = f"it was shot with a digital zoom of {shot.digital_zoom:g}"
+        findings.append(Finding("digital_zoom", what, "switch it off", shot.digital_zoom, 1.0))
     new_each_time = rig.ring != "virtual"  # whose card has one file for a focal length
     if new_each_time and shot.sha256 and shot.sha256 in {other.sha256 for other in others}:
         findings.append(Finding("file", "it is an earlier file again, not a new shot", "shoot it again"))
+    elif new_each_time and shot.taken_at:
+        later = [o.taken_at for o in others if o.taken_at and o.camera == shot.camera]
+        if later and shot.taken_at[:19] < max(later)[:19]:
+            what = f"it was taken at {shot.taken_at[11:19]}, before the shot that precedes it"
+            findings.append(Finding("taken_at", what, "shoot it again", shot.taken_at, max(later)))
     return findings
 
 

@@ -39,6 +39,7 @@ class Shot:
     camera: str | None = None
     lens: str | None = None
     taken_at: str | None = None
+    digital_zoom: float | None = None
     jpeg: str | None = None
     sha256: str | None = None
 
@@ -172,7 +173,7 @@ def _problem_of(shot: Shot) -> str | None:
             return f"{name!r} is no file of its own folder"
     if shot.file is None:
         return "a shot has no file"
-    for key in ("focal_planned", "focal_mm", "f_number", "exposure_s", "iso"):
+    for key in ("focal_planned", "focal_mm", "f_number", "exposure_s", "iso", "digital_zoom"):
         value = getattr(shot, key)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if value is not None and not (number and 0 < value < float("inf")):
@@ -224,6 +225,7 @@ def shot_from_file(path: Path, focal_planned: float | None = None, **known: Any)
         camera=exif.camera,
         lens=exif.lens,
         taken_at=exif.taken_at,
+        digital_zoom=exif.digital_zoom,
         **known,
     )
 

@@ -10,10 +10,11 @@ from srraw_tools.checks import Expected, check_shot, setting_text
 from srraw_tools.rig import find_rig
 from srraw_tools.sequence import Shot
 
-RIG = find_rig("virtual")
+RIG = replace(find_rig("virtual"), ring="person")
 EXPECTED = Expected(f_number=20, exposure_s=1 / 60, iso=100)
-GOOD = Shot("00002.ARW", 150, 151.0, 20.0, 0.0167, 100, "Sony ILCE-7SM2", sha256="b")
-FIRST = Shot("00007.ARW", 24, 24.0, 20.0, 1 / 60, 100, "Sony ILCE-7SM2", sha256="a")
+SAME = {"camera": "Sony ILCE-7SM2", "lens": "FE 24-240mm F3.5-6.3 OSS"}
+GOOD = Shot("00002.ARW", 150, 151.0, 20.0, 0.0167, 100, **SAME, taken_at="2026-11-23T10:00:15", sha256="b")
+FIRST = Shot("00007.ARW", 24, 24.0, 20.0, 1 / 60, 100, **SAME, taken_at="2026-11-23T10:00:00", sha256="a")
 
 
 def test_a_good_shot_has_no_findings():
@@ -29,6 +30,9 @@ def test_a_good_shot_has_no_findings():
         ({"f_number": 11.0}, "f/11, not f/20"),
         ({"camera": "Nikon D750"}, "another camera, Nikon D750"),
         ({"sha256": "a"}, "earlier file again"),
+        ({"lens": "FE 50mm F1.8"}, "another lens, FE 50mm F1.8"),
+        ({"digital_zoom": 1.5}, "a digital zoom of 1.5"),
+        ({"taken_at": "2026-11-23T09:59:58"}, "taken at 09:59:58, before the shot that precedes it"),
     ],
 )
 def test_each_fault_is_named(change, says):

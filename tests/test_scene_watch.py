@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -81,12 +80,8 @@ def test_a_file_that_cannot_be_read_is_a_finding(scenes, tmp_path):
 def closing_shot(scenes, tmp_path, change=None):
     """A sequence with a closing shot, as capture makes it."""
     files = {f"{focal:g}.jpg": scenes / "firm" / f"0000{3 - n}.dng" for n, focal in enumerate(FOCALS)}
-    again = shutil.copyfile(files["24.jpg"], tmp_path / "again.dng")
-    with open(again, "r+b") as file:  # another file: the lens is spelt otherwise
-        data = file.read()
-        where = data.index(b"Simulated 24")
-        file.seek(where)
-        file.write(b"simulated 24")
+    again = tmp_path / "again.dng"
+    again.write_bytes(files["24.jpg"].read_bytes().replace(b"2019:06:16", b"2019:06:17"))  # a day later
     gp = fake_gp([["24.jpg"], ["35.jpg"], ["50.jpg"], ["again.jpg"]], {**files, "again.jpg": again})
     rig, folder = replace(find_rig("virtual"), settle_s=0.01, ring="person"), tmp_path / "s"
     events = list(

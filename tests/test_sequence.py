@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,14 +59,17 @@ def test_the_plan_decides_over_exif():
 
 
 def test_a_sequence_is_read_as_it_was_written(tmp_path):
-    shots = (
-        Shot("00001.dng", 150, 151.2, 20.0, 0.01, 100.0, "Maker Body", "2026-01-01T00:00:00", None, "ab"),
+    shot = Shot(
+        "00001.dng", 150, 151.2, 20.0, 0.01, 100.0, "Maker Body", "Lens", "2026-01-01T00:00:00", sha256="a"
     )
-    written = Sequence(
-        tmp_path, tmp_path.name, shots, (35.0, 150.0), False, "srraw capture", {"rig": "virtual"}
+    plain = Sequence(
+        tmp_path, tmp_path.name, (shot,), (35.0, 150.0), False, "srraw capture", {"rig": "virtual"}
     )
-    write_sequence(written)
-    assert read_sequence(tmp_path) == written
+    waiting = replace(plain, closing_planned=True)
+    closed = replace(waiting, closing=replace(shot, file="closing.dng"))
+    for written in (plain, waiting, closed):
+        write_sequence(written)
+        assert read_sequence(tmp_path) == written
 
 
 @pytest.fixture
