@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -114,9 +114,10 @@ def plan_shots(focal_mm: tuple[float, ...], rig: Rig) -> dict[float, str]:
 
 def plan_steps(focal_mm: tuple[float, ...], rig: Rig, closing_shot: bool) -> tuple[Step, ...]:
     """The shots of a sequence in their order; raises as `plan_shots`."""
-    steps = [Step(focal, stem) for focal, stem in plan_shots(focal_mm, rig).items()]
+    plan = plan_shots(focal_mm, rig)
+    steps = [Step(focal, stem, by_phone=focal in rig.phone_mm) for focal, stem in plan.items()]
     if closing_shot and steps:
-        steps.append(Step(steps[0].focal_mm, CLOSING, closing=True))
+        steps.append(replace(steps[0], stem=CLOSING, closing=True))
     return tuple(steps)
 
 
@@ -322,7 +323,7 @@ class _Book:
             if not raw.is_file():
                 continue
             jpeg = raw.with_suffix(".JPG")
-            taken = read_taken(raw, jpeg if jpeg.is_file() else None, step.focal_mm, sha256_of(raw))
+            taken = read_taken(raw, jpeg if jpeg.is_file() else None, step, sha256_of(raw))
             if taken.shot and not self.check(taken, expected):
                 self.write_down(step, taken.shot, ())
                 return taken.shot

@@ -48,9 +48,12 @@ def check_shot(shot: Shot, expected: Expected, others: Iterable[Shot], rig: Rig)
     so that noise does not depend on focal length; the aperture at least as small as asked (paper, section
     3.1), and the same through a sequence; one camera and one lens; no digital zoom; a file that is not one of
     the others again, nor older than what the camera shot before it. What EXIF does not state is not held
-    against a shot.
+    against a shot. A phone's shots and a camera's are each compared among themselves.
     """
-    others = list(others)
+    by_phone = shot.focal_planned in rig.phone_mm
+    others = [other for other in others if (other.focal_planned in rig.phone_mm) == by_phone]
+    if by_phone:  # whose settings are its own
+        expected = Expected()
     findings = [*_focal_length(shot, rig), *_settings(shot, expected, others, rig)]
     for name in ("camera", "lens"):
         mine, first = getattr(shot, name), next((getattr(o, name) for o in others if getattr(o, name)), None)

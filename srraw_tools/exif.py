@@ -32,11 +32,13 @@ class Exif:
     """Settings of a shot as its file states them; None where it does not.
 
     Attributes:
+        focal_35mm: the focal length that gives the same field of view on 36 x 24 mm.
         orientation: EXIF's number 1 to 8: how the frame lies, as `geometry.as_shot` takes it.
         color_space: EXIF's number; 1 is sRGB.
     """
 
     focal_mm: float | None = None
+    focal_35mm: float | None = None
     f_number: float | None = None
     exposure_s: float | None = None
     iso: float | None = None
@@ -117,6 +119,7 @@ def read_exif(path: Path) -> Exif:
     return Exif(
         focal_mm=_positive(tags, "EXIF FocalLength", "Image FocalLength"),
         f_number=_positive(tags, "EXIF FNumber", "Image FNumber"),
+        focal_35mm=_positive(tags, "EXIF FocalLengthIn35mmFilm"),
         exposure_s=_positive(tags, "EXIF ExposureTime", "Image ExposureTime"),
         iso=_positive(tags, "EXIF ISOSpeedRatings", "EXIF PhotographicSensitivity", "Image ISOSpeedRatings"),
         make=_text(tags, "Image Make"),

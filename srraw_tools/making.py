@@ -27,11 +27,18 @@ LATE_S = 5.0  # silence after which a raw file that was not announced with its s
 
 @dataclass(frozen=True)
 class Step:
-    """One shot of a plan: its focal length, its file's stem, and whether it is the closing one."""
+    """One shot of a plan.
+
+    Attributes:
+        stem: of its file's name.
+        closing: it is the first focal length once more, at the end.
+        by_phone: a phone shoots it, whose focal length is that for a frame of 36 x 24 mm.
+    """
 
     focal_mm: float
     stem: str
     closing: bool = False
+    by_phone: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,14 +51,15 @@ class Taken:
     findings: tuple[Finding, ...] = ()
 
 
-def read_taken(raw: Path, jpeg: Path | None, focal_mm: float, sha256: str) -> Taken:
+def read_taken(raw: Path, jpeg: Path | None, step: Step, sha256: str) -> Taken:
     """A shot from its files; where the raw file cannot be read, what is wrong with it."""
     try:
         image = read_raw(raw)
     except UserError as error:  # such as of a file whose transfer was cut short
         what = error.message.removesuffix(".").replace(str(raw), "its raw file")
         return Taken(findings=(Finding("file", what, "shoot it again"),))
-    shot = shot_from_file(raw, focal_mm, jpeg=jpeg.name if jpeg else None, sha256=sha256)
+    name = jpeg.name if jpeg else None
+    shot = shot_from_file(raw, step.focal_mm, equivalent=step.by_phone, jpeg=name, sha256=sha256)
     return Taken(shot, image, facts_of(image))
 
 
@@ -199,7 +207,7 @@ class Making:
         if not raws:
             remedy = "set the camera's image quality to RAW, or RAW and JPEG, and shoot it again"
             return Taken(findings=(Finding("file", "the camera made no raw file", remedy),))
-        taken = read_taken(raws[0], None, step.focal_mm, self.copies[raws[0]][1])
+        taken = read_taken(raws[0], None, step, self.copies[raws[0]][1])
         if taken.shot is None:
             return taken
         # A JPEG that came late belongs to the shot before.

@@ -55,6 +55,22 @@ class Depths:
         return float(certainty * self.growth * max(0.0, math.log(zoom)) * np.sqrt((radii_px**2).mean()))
 
 
+def nearest_m(pupil_shift_mm: float, part: float = 1e-3) -> float:
+    """How far away things must be, so that they lie at most `part` of their distance from the axis off.
+
+    A point at distance d before the entrance pupil is seen at an angle r/d from the axis; once the pupil has
+    moved back by s, at r/(d + s). Against what is far it lies s/(d + s) of that angle off, s/d where s is
+    small.
+
+    Args:
+        pupil_shift_mm: s, from the shortest to the longest focal length.
+
+    Returns:
+        The distance in metres.
+    """
+    return pupil_shift_mm / 1000 * (1 / part - 1)
+
+
 def depths(links: Sequence[Link], adjustment: Adjustment, sizes: Mapping[str, tuple[int, int]]) -> Depths:
     """Look for planes farther than those that the adjusted maps follow, in all links that tie their shots."""
     off, farther, growths = [], [], []

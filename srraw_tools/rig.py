@@ -18,7 +18,8 @@ SETTINGS = ("f_number", "exposure_s", "iso", "image_format")
 WORDS = ("name", "description", "models", "serials", "ring")
 DISTORTION = "distortion"
 TABLES = {
-    "lens": ("focal_mm", "stops_mm"),
+    "lens": ("focal_mm", "stops_mm", "pupil_shift_mm"),
+    "phone": ("stops_mm",),
     "settings": SETTINGS,
     "names": (*SETTINGS, "focal_mm"),
     "timing": ("settle_s", "files"),
@@ -47,6 +48,10 @@ class Rig:
         ring: who turns the zoom ring: "person", or "virtual" for the virtual camera.
         lens_mm: shortest and longest focal length.
         stops_mm: the focal lengths that are shot when none are asked for.
+        pupil_shift_mm: by which the lens's entrance pupil moves back from the shortest to the longest focal
+            length; None where nobody has measured it.
+        phone_mm: those of the focal lengths, as for a frame of 36 x 24 mm, that a phone beside the camera
+            shoots; its files come by a watched folder.
         settings: what is set before each shot where the camera has it: f_number, exposure_s, iso as
             numbers, image_format by the camera's word for raw.
         names: the camera's own names of these settings, and of the live focal_mm; the first there is counts.
@@ -66,6 +71,8 @@ class Rig:
     ring: str
     lens_mm: tuple[float, float]
     stops_mm: tuple[float, ...]
+    pupil_shift_mm: float | None
+    phone_mm: tuple[float, ...]
     settings: dict[str, float | str]
     names: dict[str, tuple[str, ...]]
     settle_s: float
@@ -196,6 +203,12 @@ def _rig_of(text: str, source: str) -> Rig:
     stops = _numbers(lens.get("stops_mm", inside))
     if stops is None or len(set(stops)) < len(stops) or not all(reach[0] <= f <= reach[1] for f in stops):
         raise refuse("'lens.stops_mm' must be different focal lengths that the lens has")
+    pupil_shift = lens.get("pupil_shift_mm")
+    if pupil_shift is not None and not _positive(pupil_shift):
+        raise refuse("'lens.pupil_shift_mm' must be a positive number of millimetres")
+    phone = _numbers(table("phone").get("stops_mm", list(stops[:1]))) if "phone" in record else ()
+    if phone is None or not set(phone) < set(stops):
+        raise refuse("'phone.stops_mm' must be some of the focal lengths in 'lens.stops_mm', not all")
     for key, value in settings.items():
         if not (isinstance(value, str) if key == "image_format" else _positive(value)):
             raise refuse(f"'settings.{key} = {value!r}' is not possible")
@@ -214,6 +227,8 @@ def _rig_of(text: str, source: str) -> Rig:
         ring=ring,
         lens_mm=(reach[0], reach[1]),
         stops_mm=stops,
+        pupil_shift_mm=None if pupil_shift is None else float(pupil_shift),
+        phone_mm=phone,
         settings=settings,
         names={key: _words(value, f"names.{key}", refuse) for key, value in names.items()},
         settle_s=float(settle),

@@ -102,6 +102,11 @@ def check_scene(
         link: registers neighbours; given by one that has done so before.
     """
     views = sorted((v for v in views if v.shot.focal_nominal), key=lambda view: view.shot.focal_nominal)
+    by_phone = [view for view in views if view.shot.focal_planned in rig.phone_mm]
+    if by_phone:  # two devices look from two places, and each has an exposure of its own
+        rest = [view for view in views if view.shot.focal_planned not in rig.phone_mm]
+        alone = replace(rig, phone_mm=())
+        return check_scene(by_phone, alone, link) + check_scene(rest, alone, link)
     links = [link(low, high) for low, high in pairwise(views)]
     findings = []
     for (low, high), link in zip(pairwise(views), links, strict=True):

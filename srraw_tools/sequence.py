@@ -212,13 +212,19 @@ def write_sequence(sequence: Sequence) -> None:
     write_json(sequence.folder / SEQUENCE_FILE, record)
 
 
-def shot_from_file(path: Path, focal_planned: float | None = None, **known: Any) -> Shot:
-    """Describe a raw file or picture by its EXIF; `known` sets further fields of the Shot."""
+def shot_from_file(
+    path: Path, focal_planned: float | None = None, *, equivalent: bool = False, **known: Any
+) -> Shot:
+    """Describe a raw file or picture by its EXIF; `known` sets further fields of the Shot.
+
+    Args:
+        equivalent: take the focal length that EXIF states for a frame of 36 x 24 mm, not the lens's own.
+    """
     exif = read_exif(path)
     return Shot(
         file=path.name,
         focal_planned=focal_planned,
-        focal_mm=exif.focal_mm,
+        focal_mm=exif.focal_35mm if equivalent else exif.focal_mm,
         f_number=exif.f_number,
         exposure_s=exif.exposure_s,
         iso=exif.iso,

@@ -154,7 +154,7 @@ def guide(screen, monkeypatch):
         live.read()
         live.compare(24.0)
         fingers, watch = Fingers(*keys, tick=tick), SceneWatch(rig)
-        made = Guide(replace(screen, auto=auto), fingers, camera, live, watch, released.append, "")
+        made = Guide(replace(screen, auto=auto), fingers, camera, live, watch, released.append, frozenset())
         made.released = released
         return made
 

@@ -58,6 +58,7 @@ NOUNS = {
     "camera_process",
     "new_rig",
     "watched_folder",
+    "pair_camera",
     "hook",
     "checks",
     "scene_checks",

@@ -26,7 +26,7 @@ from srraw_tools.terminal import print_table
 
 if TYPE_CHECKING:
     from srraw_tools.camera import Camera
-    from srraw_tools.capture import CaptureEvent
+    from srraw_tools.capture import CaptureEvent, Turn
     from srraw_tools.checks import Expected, Finding
     from srraw_tools.hook import Hook
     from srraw_tools.live_focal import LiveFocal
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from srraw_tools.scene_watch import SceneWatch
     from srraw_tools.sequence import Shot
 
+TAKE_PICTURE = "Now take the picture; it is waited for."
 LOOK_S = 0.25  # between two looks at where the lens stands
 POSITIVE = click.FloatRange(0, 1e9, min_open=True)
 
@@ -133,6 +134,7 @@ def capture(
     from srraw_tools.hook import Hook
     from srraw_tools.keys import has_keys
     from srraw_tools.live_focal import LiveFocal
+    from srraw_tools.pair_camera import PairCamera
     from srraw_tools.rig import find_rig, rig_for
     from srraw_tools.sequence import read_sequence
     from srraw_tools.watched_folder import WatchedFolder
@@ -158,7 +160,15 @@ def capture(
                 from srraw_tools.simulate.virtual_card import inserted
 
                 turn = stack.enter_context(inserted(virtual))
+            if rig and rig.phone_mm and watch is None:
+                raise UserError(
+                    f"With the rig {rig.name} a phone shoots {', '.join(f'{f:g}' for f in rig.phone_mm)} mm.",
+                    "Give the folder in which its raw files appear with --watch.",
+                    wrong_use=True,
+                )
             camera = WatchedFolder(watch) if watch else CameraProcess()
+            if rig and rig.phone_mm:
+                camera = PairCamera(camera, CameraProcess(), rig)
             stack.callback(camera.close)
             rig = rig or rig_for(camera.model, camera.serial)
         focal_mm = focal_mm or rig.stops_mm
@@ -177,15 +187,15 @@ def capture(
         session = _Session(
             camera, rig, live, focal_mm, expected, closing_shot, delete_on_card, backup, hook, meter
         )
+        by_hand = frozenset(rig.phone_mm or focal_mm if watch else ())
         hook("init")
         if has_keys() and not (plain or as_json or quiet or no_input):
-            waits = "Now take the picture; it is waited for." if watch else ""
-            _guided(session, folder, out, resume, auto, turn or _leave_ring, waits)
+            _guided(session, folder, out, resume, auto, turn or _leave_ring, by_hand)
             return
         asks = rig.ring == "person" and not turn and not no_input
         ring = _leave_ring
         if asks:
-            ring = _ask_for_picture if watch else _ring_by_hand(session.live, auto)
+            ring = _ring_by_hand(session.live, auto, by_hand)
         if not quiet and not as_json:
             click.echo(f"{camera.model}, rig {rig.name}, into {folder}")
         _in_lines(session, folder, turn or ring, asks, resume, as_json, quiet)
@@ -220,6 +230,14 @@ class _Session:
     ) -> Iterator[CaptureEvent]:
         """Shoot one sequence, with the hook at its steps."""
         from srraw_tools.capture import capture_sequence
+        from srraw_tools.pair_camera import PairCamera
+
+        turn_ring = asked.pop("turn_ring")
+
+        def turned(focal_mm: float) -> Turn | None:
+            if isinstance(self.camera, PairCamera):
+                self.camera.turn_to(focal_mm)
+            return turn_ring(focal_mm)
 
         self.hook("start")
         try:
@@ -229,6 +247,7 @@ class _Session:
                 self.rig,
                 focal_mm=self.focal_mm,
                 expected=self.expected,
+                turn_ring=turned,
                 watch=watch,
                 closing_shot=self.closing_shot,
                 keep_anyway=keep_anyway,
@@ -303,7 +322,7 @@ def _guided(
     resume: bool,
     auto: bool,
     before_shot: Callable[[float], None],
-    waits: str,
+    by_hand: frozenset[float],
 ) -> None:
     """Shoot scene after scene on the full screen, until the person has enough."""
     from srraw_tools.capture import next_sequence, plan_steps
@@ -320,7 +339,7 @@ def _guided(
                 watch = SceneWatch(session.rig)
                 guide = new_guide(
                     folder, session.camera, session.rig, steps, keys, watch, session.live,
-                    auto=auto, before_shot=before_shot, waits=waits,
+                    auto=auto, before_shot=before_shot, by_hand=by_hand,
                 )  # fmt: skip
                 show(guide)
                 folders.append(folder)
@@ -410,6 +429,14 @@ def _print_plan(
         (">focal length", "file", ">aperture", ">exposure", ">ISO"),
         [(f"{step.focal_mm:g} mm", step.stem, *settings) for step in steps],
     )
+    if rig.pupil_shift_mm:
+        from srraw_tools.parallax import nearest_m
+
+        click.echo(
+            f"The lens's pupil moves by {rig.pupil_shift_mm:g} mm: what is nearer than "
+            f"{nearest_m(rig.pupil_shift_mm):.0f} m lies off what is far by more than a thousandth\nof its "
+            "distance from the middle of the picture."
+        )
 
 
 def _print_event(event: CaptureEvent, folder: Path, asks: bool) -> None:
@@ -446,8 +473,11 @@ def _print_findings(findings: tuple[Finding, ...]) -> None:
         click.echo(f"          Wrong: {finding.what}; {finding.remedy}.", err=True)
 
 
-def _ring_by_hand(live: LiveFocal, auto: bool) -> Callable[[float], None]:
-    """Ask for the ring; with `auto` only until a shot has shown that the camera tells the truth about it."""
+def _ring_by_hand(live: LiveFocal, auto: bool, by_hand: frozenset[float]) -> Callable[[float], None]:
+    """Ask for the ring; with `auto` only until a shot has shown that the camera tells the truth about it.
+
+    The focal lengths `by_hand` are shot by a person's own finger.
+    """
 
     def turned(focal_mm: float) -> None:
         if auto and live.believed:
@@ -457,6 +487,8 @@ def _ring_by_hand(live: LiveFocal, auto: bool) -> Callable[[float], None]:
                 live.read()
             return
         _ask_for_ring(focal_mm)
+        if focal_mm in by_hand:
+            click.echo(f"          {TAKE_PICTURE}", err=True)
         if auto:
             live.read()
 
@@ -471,11 +503,6 @@ def _ask_for_ring(focal_mm: float) -> None:
         prompt_suffix=" ",
         err=True,
     )
-
-
-def _ask_for_picture(focal_mm: float) -> None:
-    _ask_for_ring(focal_mm)
-    click.echo("          Now take the picture; it is waited for.", err=True)
 
 
 def _leave_ring(focal_mm: float) -> None:

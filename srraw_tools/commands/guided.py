@@ -53,12 +53,12 @@ class Guide:
         live: LiveFocal,
         watch: SceneWatch,
         before_shot: Callable[[float], None],
-        waits: str,
+        by_hand: frozenset[float],
     ) -> None:
         self.screen = replace(screen, started=time.monotonic())
         self.to_next = False
         self._keys, self._camera, self._live, self._watch = keys, camera, live, watch
-        self._before_shot, self._waits = before_shot, waits
+        self._before_shot, self._by_hand = before_shot, by_hand
 
     def turn_ring(self, focal_mm: float) -> Turn:
         """Wait for a key, or with `auto` for the ring; then the shutter may be released.
@@ -83,7 +83,8 @@ class Guide:
             if key == "n":
                 leaving = True
                 self._show(message="This scene is not complete. Press n once more to leave it so.")
-        self._show(doing="shoot", message=self._waits)
+        waits = "Now take the picture; it is waited for." if focal_mm in self._by_hand else ""
+        self._show(doing="shoot", message=waits)
         self._before_shot(focal_mm)
         return Turn.SHOOT
 
@@ -208,8 +209,13 @@ def new_guide(
     *,
     auto: bool,
     before_shot: Callable[[float], None],
-    waits: str,
+    by_hand: frozenset[float],
 ) -> Guide:
-    """The guide of one scene; `before_shot` is called, and `waits` shown, as the shutter is released."""
+    """The guide of one scene.
+
+    Args:
+        before_shot: called as the shutter is released.
+        by_hand: focal lengths at which a person's own finger releases it.
+    """
     screen = Screen(folder, camera.model, rig.name, steps, rig.checks["clipped"], auto=auto)
-    return Guide(screen, keys, camera, live, watch, before_shot, waits)
+    return Guide(screen, keys, camera, live, watch, before_shot, by_hand)
