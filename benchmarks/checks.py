@@ -1,6 +1,6 @@
 """How surely `srraw check` names what is wrong with a sequence, and how often it blames a good one.
 
-    python benchmarks/checks.py --sequences 200 --jobs 2 --out checks.json
+    python benchmarks/checks.py --sequences 200 --jobs 2 --out checks.json --plot docs/images/checks.svg
 
 Simulated sequences, every second one with one planted fault of nine kinds; magnitudes are drawn continuously
 from the rig's threshold to five times that. Prints which share is named, by magnitude. The shots are cut from
@@ -184,13 +184,54 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sequences", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="JSON of every trial")
+    parser.add_argument(
+        "--out", type=Path, help="JSON of every trial; trials that are there are not made again"
+    )
+    parser.add_argument("--plot", type=Path, help="SVG of what was named, by magnitude")
     arguments = parser.parse_args()
+    done = read_json(arguments.out) if arguments.out and arguments.out.exists() else []
+    trials = [Trial(**record) for record in done[: arguments.sequences]]
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        trials = list(pool.map(trial, range(arguments.sequences)))
+        trials += pool.map(trial, range(len(trials), arguments.sequences))
     if arguments.out:
         write_json(arguments.out, [asdict(one) for one in trials])
     _print(trials)
+    if arguments.plot:
+        arguments.plot.write_text(plot(trials), encoding="utf-8")
+
+
+def plot(trials: list[Trial]) -> str:
+    """An SVG with a row for each kind of fault and a dot for each fault: full where it was named."""
+    left, width, row = 130, 480, 26
+
+    def place(magnitude: float) -> float:
+        return left + (magnitude - 1) / 4 * width
+
+    height = row * len(KINDS) + 46
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 20} {height}" role="img" '
+        'aria-label="Planted faults by kind and magnitude; full dots were named" font-family="sans-serif" '
+        'font-size="13">',
+        '<rect width="100%" height="100%" fill="#ffffff"/>',
+    ]
+    bottom = row * len(KINDS) + 8
+    for tick in (1, 1.5, 2, 3, 4, 5):
+        x = place(tick)
+        lines.append(f'<path d="M{x:.0f} 8V{bottom}" stroke="#c8c8c8"/>')
+        lines.append(f'<text x="{x:.0f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
+    lines.append(
+        f'<text x="{place(3):.0f}" y="{bottom + 33}" text-anchor="middle">magnitude, in thresholds</text>'
+    )
+    for number, kind in enumerate(KINDS):
+        y = 8 + row * (number + 0.5)
+        lines.append(f'<text x="{left - 14}" y="{y + 4:.0f}" text-anchor="end">{kind}</text>')
+        for one in trials:
+            if one.kind == kind:
+                fill = "#2563a8" if one.named else "#ffffff"
+                x = place(1 if kind in WITHOUT_MAGNITUDE else one.magnitude)
+                x += 9 * (one.number // (2 * len(KINDS))) if kind in WITHOUT_MAGNITUDE else 0
+                lines.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{fill}" stroke="#2563a8"/>')
+    return "\n".join([*lines, "</svg>", ""])
 
 
 def _print(trials: list[Trial]) -> None:
