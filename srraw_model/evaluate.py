@@ -160,7 +160,8 @@ def prepare_evaluation(
         else:
             label, network, path = checkpoints[model].label, checkpoints[model].make_network(), model
             system = _system_of(checkpoints[model])
-        label = label if label not in networks else f"{label}, {path}"
+        for more in (_run_of(Path(path)), path):  # a table is shown to others: folders only where it must be
+            label = label if label not in networks else f"{label}, {more}"
         networks[label], hashes[label], systems[label] = network, sha256_of(path), system
     with shards.open(data) as reader:
         selected = pairs_of(reader, zoom=zoom, split=split)
@@ -199,6 +200,11 @@ def _load_baseline(model: str) -> Baseline:
             f"The baseline {name} needs its weights.", f"Give '{name}:FILE' among --models.", wrong_use=True
         )
     return LOADERS[name](Path(path))
+
+
+def _run_of(checkpoint: Path) -> str:
+    """What a person calls a checkpoint: its run's folder, or its own name."""
+    return checkpoint.parent.name if checkpoint.stem == "model" else checkpoint.stem
 
 
 def _enlarging(name: str, network: Baseline, zoom: int) -> tuple[str, Baseline]:
