@@ -128,7 +128,12 @@ def test_two_models_of_a_system_are_told_apart(data, checkpoint, tmp_path):
     other = write_untrained(tmp_path / "other.pt", seed=1)
     both = prepare_evaluation(data, models=[checkpoint, other])
     rows = paper_table(both, rows_of(list(evaluate_models(both))), 2)
-    assert [row[0] for row in rows][-2:] == ["Ours: untrained", f"Ours: untrained, {other}"]
+    assert [row[0] for row in rows][-2:] == ["Ours: untrained", "Ours: untrained, other"]
+    (tmp_path / "run").mkdir()
+    third = write_untrained(tmp_path / "run" / "model.pt", seed=2)
+    fourth = write_untrained(tmp_path / "elsewhere.pt", seed=3).rename(tmp_path / "run" / "run.pt")
+    all_four = prepare_evaluation(data, models=[checkpoint, other, third, fourth])
+    assert list(all_four.networks)[-2:] == ["untrained, run", f"untrained, run, {fourth}"]
 
 
 def test_the_command_shows_what_will_happen_and_keeps_what_is_done(data, checkpoint, tmp_path):
