@@ -57,6 +57,11 @@ function trouble(text) {
   at("trouble").hidden = false;
 }
 
+// The shift nearest to `by` at which a picture in a pane lies on whole pixels of the screen.
+function onGrid(pane, by) {
+  return Math.round((pane + by) * devicePixelRatio) / devicePixelRatio - pane;
+}
+
 function draw() {
   const [left, , input] = panes;
   const width = left.querySelector("img").naturalWidth || 1;
@@ -65,7 +70,9 @@ function draw() {
     const img = pane.querySelector("img");
     // The small picture lies under the results, pixel under pixel.
     const scale = view.scale * (pane === input ? width / (img.naturalWidth || 1) : 1);
-    const x = pane.clientWidth / 2 - view.x * view.scale, y = pane.clientHeight / 2 - view.y * view.scale;
+    const box = pane.getBoundingClientRect();
+    const x = onGrid(box.left, box.width / 2 - view.x * view.scale);
+    const y = onGrid(box.top, box.height / 2 - view.y * view.scale);
     img.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
   }
 }
