@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from srraw_model.evaluate import (
     BICUBIC,
@@ -353,7 +354,9 @@ def _write_page(
         files = {model: crop_file(evaluation, out, pair, model) for model in (*models, TARGET)}
         if all(file.exists() for file in files.values()):
             crops = {model: file.read_bytes() for model, file in files.items()}
-            pairs.append((pair, crops, {model: _one(score) for model, score in by_pair[pair].items()}))
+            with Image.open(files[TARGET]) as target:
+                size = target.height, target.width
+            pairs.append((pair, size, crops, {model: _one(score) for model, score in by_pair[pair].items()}))
     pages.write_page(
         out / PAGE_FILE,
         "evaluation.html",

@@ -104,7 +104,7 @@ def compare(low: Light, high: Light, pair: PairAlignment, flow: Flow | None = No
     places = {}
     windows = {"whole field": ((0, 0, width, height), 1 / step)}
     for place, window in zip(PLACES, _telling_windows(detail_of_field, DETAIL_PX // pair.zoom), strict=True):
-        windows[f"{place}, true pixels"] = window, float(pair.zoom)
+        windows[f"detail, {place}"] = window, float(pair.zoom)
     for place, (window, sampling) in windows.items():
         x, y, w, h = window
         shown = (max(1, round(h * sampling)), max(1, round(w * sampling)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
-    """Write a page, whole or not at all.
+    """Write a page, whole or not at all, with the day on which it was written.
 
     Args:
         template: a file of templates/, which extends base.html.
@@ -24,7 +26,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    stream = _template(template).stream(version=__version__, **values)
+    stream = _template(template).stream(version=__version__, date=_today(), **values)
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         stream.enable_buffering(100)
         stream.dump(file)
@@ -32,7 +34,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
 
 def render_page(template: str, **values: Any) -> str:
     """A page as text; arguments as in `write_page`."""
-    return _template(template).render(version=__version__, **values)
+    return _template(template).render(version=__version__, date=_today(), **values)
 
 
 def _template(name: str) -> Template:
@@ -47,6 +49,11 @@ def _template(name: str) -> Template:
     )
     environment.filters["data_uri"] = webp_uri
     return environment.get_template(name)
+
+
+def _today() -> str:
+    """The day in UTC, or that of SOURCE_DATE_EPOCH, by which the same page can be written again."""
+    return time.strftime("%Y-%m-%d", time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())))
 
 
 def check_page(out: Path) -> None:

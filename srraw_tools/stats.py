@@ -21,8 +21,7 @@ from srraw_tools.shards import SPLITS, Pair, Reader, render_target
 
 BLOCK = 64  # mosaic pixels of a side of the blocks that are measured
 BLOCKS = 4  # along each side of a pair, at most
-PICTURE_PX = 176  # of the longer side of a picture on the page
-DETAIL = 44  # mosaic pixels of a side that a detail shows
+PICTURE_PX = 168  # of the longer side of a picture on the page; a multiple of 2, 4 and 8
 MOST_PICTURED = 400  # pairs on the contact sheet
 QUANTITIES = {  # of a pair, in the order of tables: attribute -> (name, unit, format)
     "iso": ("ISO", "", "{:g}"),
@@ -39,6 +38,14 @@ QUANTITIES = {  # of a pair, in the order of tables: attribute -> (name, unit, f
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A WebP picture, and (height, width) at which it is to be seen."""
+
+    data: bytes
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class PairStats:
     """A pair in numbers; None is not known.
 
@@ -49,8 +56,8 @@ class PairStats:
         valid: share of the target that shows the scene.
         sharpness: median over blocks, as quality.sharpness.
         misalignment_px: median over blocks of how far the low shot lies off, in pixels of the target.
-        pictures: WebP: "whole", and of the block with most contrast "low" and "target"; none where the
-            pictures were not wanted.
+        pictures: "whole", and of the block with most contrast "low" and "target", where the pair is large
+            enough for one; none where the pictures were not wanted.
     """
 
     name: str
@@ -72,7 +79,7 @@ class PairStats:
     valid: float
     sharpness: float | None
     misalignment_px: float | None
-    pictures: dict[str, bytes]
+    pictures: dict[str, Picture]
 
     def record(self) -> dict[str, Any]:
         """Plain values that JSON can hold, without the pictures."""
@@ -183,7 +190,6 @@ def write_stats_page(out: Path, path: Path, found: list[PairStats], problems: li
         pairs=[(pair, _told(pair)) for pair in sorted(pictured, key=_doubt)],
         problems=problems,
         splits=SPLITS,
-        detail=DETAIL,
     )
 
 
@@ -268,32 +274,30 @@ def _measure_block(reader: Reader, pair: Pair, data: shards.PairData, x: int, y:
     )
 
 
-def _pictures(rgb: npt.NDArray[np.uint8], blocks: list[_Block]) -> dict[str, bytes]:
-    factor = PICTURE_PX / max(rgb.shape[:2])
+def _pictures(rgb: npt.NDArray[np.uint8], blocks: list[_Block]) -> dict[str, Picture]:
+    factor = min(1.0, PICTURE_PX / max(rgb.shape[:2]))
     size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
-    pictures = {"whole": cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)}
+    pictures = {"whole": _picture(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))}
     if blocks:
-        block, start, end = (
-            max(blocks, key=lambda b: b.contrast),
-            (BLOCK - DETAIL) // 2,
-            (BLOCK + DETAIL) // 2,
-        )
-        low = block.low[start:end, start:end]
-        target = block.target[block.zoom * start : block.zoom * end, block.zoom * start : block.zoom * end]
-        shown = (PICTURE_PX, PICTURE_PX)
-        pictures |= {
-            "low": cv2.resize(_to_uint8(low), shown, interpolation=cv2.INTER_NEAREST),
-            "target": cv2.resize(_to_uint8(target), shown, interpolation=cv2.INTER_AREA),
-        }
-    return {name: _webp(picture) for name, picture in pictures.items()}
+        block = max(blocks, key=lambda b: b.contrast)
+        n, side = block.zoom, min(BLOCK, PICTURE_PX // block.zoom)
+        start = (BLOCK - side) // 2
+        low = block.low[start : start + side, start : start + side]
+        target = block.target[n * start : n * (start + side), n * start : n * (start + side)]
+        pictures["low"] = _picture(_to_uint8(low), enlarged=n)
+        pictures["target"] = _picture(_to_uint8(target))
+    return pictures
+
+
+def _picture(rgb: npt.NDArray[np.uint8], enlarged: int = 1) -> Picture:
+    """As WebP, whose chroma is half as fine: what the page enlarges is kept without loss."""
+    quality = 80 if enlarged == 1 else 101
+    data = cv2.imencode(".webp", rgb[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+    return Picture(data, (rgb.shape[0] * enlarged, rgb.shape[1] * enlarged))
 
 
 def _to_uint8(srgb: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     return np.round(srgb * 255).astype(np.uint8)
-
-
-def _webp(rgb: npt.NDArray[np.uint8]) -> bytes:
-    return cv2.imencode(".webp", rgb[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, 80])[1].tobytes()
 
 
 @lru_cache(maxsize=1)

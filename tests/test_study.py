@@ -433,7 +433,7 @@ def test_results_are_printed_and_written(studied, tmp_path):
     said = run("results", studied, files, "--csv", tmp_path / "table.csv", "--html", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "ours over bicubic" in page
-    assert page.count("<circle") == 2 + 3  # preferences and scores
+    assert page.count('class="value"') == 2 + 3  # preferences and scores
     assert "7 raters count, 1 failed" in page
     assert max(map(len, said.splitlines())) <= 80
     for words in ("Bradley-Terry", "7 raters count; 1 failed", "Two raters agree"):

@@ -208,7 +208,7 @@ def results(
 
 
 def _print(found: Results) -> None:
-    from srraw_model.study.results import failed_rows, preference_rows
+    from srraw_model.study.results import failed_rows, preference_rows, score_rows
 
     print_table(
         ("preferred", "over", ">share", ">Wilson 95 %", ">over raters", ">votes", ">p"),
@@ -217,10 +217,7 @@ def _print(found: Results) -> None:
     if found.scores:
         print_table(
             ("method", ">Bradley-Terry score", ">95 % over raters"),
-            [
-                (method, f"{score:+.2f}", f"{low:+.2f} to {high:+.2f}")
-                for method, (score, low, high) in found.scores.items()
-            ],
+            score_rows(found),
         )
     if found.agreement is not None:
         click.echo(f"Two raters agree on a comparison in {found.agreement:.1%} of the cases.")

@@ -294,6 +294,14 @@ def preference_rows(results: Results) -> list[tuple[str, ...]]:
     ]
 
 
+def score_rows(results: Results) -> list[tuple[str, str, str]]:
+    """For tables: method, Bradley-Terry score, its interval over raters."""
+    return [
+        (method, f"{score:+.2f}", f"{low:+.2f} to {high:+.2f}" if math.isfinite(low) else "-")
+        for method, (score, low, high) in (results.scores or {}).items()
+    ]
+
+
 def failed_rows(results: Results) -> list[tuple[str, ...]]:
     """For tables, the raters who do not count: name, votes, obvious pairs, repeats, seconds a pair."""
     return [

@@ -1,4 +1,3 @@
-"use strict";
 const form = document.getElementById("filter");
 const list = document.getElementById("pairs");
 const pairs = [...list.querySelectorAll(".pair")];
@@ -36,15 +35,6 @@ function filter() {
   form.querySelector("output").textContent = `${shown} of ${pairs.length} shown`;
 }
 
-function showAll(view) {
-  for (const choice of list.querySelectorAll(`input[value="${view}"]`)) choice.checked = true;
-}
-
-form.addEventListener("input", (event) => {
-  if (event.target.name === "view") showAll(event.target.value);
-  else if (event.target.name === "size") list.classList.toggle("twice", event.target.value === "2");
-  else filter();
-});
-form.addEventListener("submit", (event) => event.preventDefault());
-form.reset();
+form.addEventListener("input", filter);
+addEventListener("beforeprint", () => list.querySelectorAll(".figures").forEach(unpack));
 filter();

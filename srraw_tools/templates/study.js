@@ -1,4 +1,5 @@
 "use strict";
+const STEP_PX = 40;  // of the screen, by which a key moves
 const at = (id) => document.getElementById(id);
 const panes = ["left", "right", "input"].map(at);
 
@@ -57,6 +58,11 @@ function trouble(text) {
   at("trouble").hidden = false;
 }
 
+// A pane lies on whole pixels of the screen; so does a picture that is moved by whole ones.
+function onGrid(length) {
+  return Math.round(length * devicePixelRatio) / devicePixelRatio;
+}
+
 function draw() {
   const [left, , input] = panes;
   const width = left.querySelector("img").naturalWidth || 1;
@@ -65,7 +71,8 @@ function draw() {
     const img = pane.querySelector("img");
     // The small picture lies under the results, pixel under pixel.
     const scale = view.scale * (pane === input ? width / (img.naturalWidth || 1) : 1);
-    const x = pane.clientWidth / 2 - view.x * view.scale, y = pane.clientHeight / 2 - view.y * view.scale;
+    const x = onGrid(pane.clientWidth / 2 - view.x * view.scale);
+    const y = onGrid(pane.clientHeight / 2 - view.y * view.scale);
     img.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
   }
 }
@@ -150,7 +157,15 @@ at("farther").addEventListener("click", () => enlarge(0.5));
 at("true").addEventListener("click", truePixels);
 addEventListener("resize", draw);
 addEventListener("keydown", (event) => {
-  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
+  if ((event.repeat && !event.shiftKey) || event.ctrlKey || event.metaKey || event.altKey) return;
+  const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  if (event.shiftKey && event.key in moves) {
+    event.preventDefault();
+    view.x += STEP_PX * moves[event.key][0] / view.scale;
+    view.y += STEP_PX * moves[event.key][1] / view.scale;
+    draw();
+    return;
+  }
   const answers = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "same" };
   if (event.key in answers && shown) event.preventDefault(), answer(answers[event.key]);
   else if (event.key === "+" || event.key === "=") enlarge(2);
