@@ -114,7 +114,8 @@ def contextual_bilateral_rgb_loss(
         target: (B, 3, H', W'), in the same domain.
         patch: side of a patch, in pixels.
         stride: step between neighbouring patches, in pixels.
-        weight_spatial, distance: as in `contextual_bilateral_loss`.
+        weight_spatial: weight of D', at least 0.
+        distance: "cosine" or "l2".
 
     Returns:
         A scalar, as `contextual_bilateral_loss`.

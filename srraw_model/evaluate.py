@@ -118,8 +118,8 @@ def prepare_evaluation(
         zoom: None takes the models'.
         protocol: a key of PROTOCOLS.
         lpips: the backbone, a key of `features.LPIPS_BACKBONES`.
-        lpips_backbone, lpips_linear: it in torchvision's layout, and LPIPS v0.1's linear layers for it;
-            without them there is no LPIPS.
+        lpips_backbone: its file, in torchvision's layout; without it there is no LPIPS.
+        lpips_linear: the file of LPIPS v0.1's linear layers for it.
         download_lpips: fetch both where they are not in torch.hub's cache.
 
     Raises:

@@ -77,7 +77,8 @@ def align_sequences(
     """Align many sequences, each as by `align_sequence`; a failure does not end the others.
 
     Args:
-        jobs, scheduler: where the sequences are worked on, as parallel.map_items.
+        jobs: processes to work in.
+        scheduler: address of a Dask cluster to work on instead, as parallel.map_items.
 
     Raises:
         UserError: an option is out of range. What is wrong with a sequence is yielded beside it.

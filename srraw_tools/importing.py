@@ -110,7 +110,8 @@ def plan_import(
     below `low` goes with the one below `high` of the same name, or with the nearest in time.
 
     Args:
-        low, high: folders of the device with the short, and of that with the long focal length.
+        low: folders of the device with the short focal length.
+        high: folders of the device with the long focal length.
         match: "name" or "time".
         clock_offset_s: what the clock of `high` is ahead of that of `low`; None finds it in the times.
 

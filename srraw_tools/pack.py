@@ -121,7 +121,8 @@ def pack_sequences(
             cameras, and those whose long shot is a JPEG or PNG, are packed in sRGB.
         shard_size: bytes that a shard may have, unless a single pair has more.
         alignments: folder of <sequence>/alignment.json where `srraw align --out` wrote them.
-        jobs, scheduler: where the pairs are made, as parallel.map_items.
+        jobs: processes to make pairs in.
+        scheduler: address of a Dask cluster to make them on instead, as parallel.map_items.
 
     Yields:
         A record per pair, when it is made; the file holds it when its shard is whole.

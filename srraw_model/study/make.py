@@ -112,8 +112,9 @@ def make_study(
     Args:
         scenes: their first method is compared with each of the others, or all with all.
         per_rater: comparisons that each rater is shown; None for all.
-        checks, repeats, practice: obvious pairs to find who does not look, pairs shown again with the sides
-            swapped, and obvious pairs to begin with.
+        checks: number of obvious pairs, to find who does not look.
+        repeats: number of pairs shown again with the sides swapped.
+        practice: number of obvious pairs to begin with.
 
     Yields:
         The name of each scene when its pictures are there.

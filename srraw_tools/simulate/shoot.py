@@ -153,7 +153,8 @@ def point_map(truth: dict[str, Any], low: str, high: str, points: npt.ArrayLike)
 
     Args:
         truth: the contents of truth.json.
-        low, high: file names of the shots mapped from and to.
+        low: file name of the shot mapped from.
+        high: file name of the shot mapped to.
         points: (..., 2) pixels (x, y).
 
     Returns:
