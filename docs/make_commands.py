@@ -18,7 +18,7 @@ PROGRAMS = {
     "srraw-zoom": zoom,
     "srraw-study": study,
 }
-COLUMNS = 80
+COLUMNS = 78  # what a terminal of 80 shows
 HEAD = """# Commands
 
 What every command says of itself with `--help`. `python docs/make_commands.py` makes this page: change the
@@ -29,15 +29,15 @@ command's own words, not these.
 def commands() -> Iterator[click.Context]:
     """Every program and command, each followed by those below it."""
     for name, program in PROGRAMS.items():
-        yield from _at_and_below(click.Context(program, info_name=name, terminal_width=COLUMNS))
+        yield from _at_and_below(program, name, None)
 
 
-def _at_and_below(context: click.Context) -> Iterator[click.Context]:
+def _at_and_below(command: click.Command, name: str, parent: click.Context | None) -> Iterator[click.Context]:
+    settings = {**command.context_settings, "terminal_width": COLUMNS}
+    context = click.Context(command, info_name=name, parent=parent, **settings)
     yield context
-    for name, command in getattr(context.command, "commands", {}).items():
-        yield from _at_and_below(
-            click.Context(command, info_name=name, parent=context, terminal_width=COLUMNS)
-        )
+    for below, inner in getattr(command, "commands", {}).items():
+        yield from _at_and_below(inner, below, context)
 
 
 def page() -> str:
