@@ -57,6 +57,7 @@ class Score:
     """A model on a pair. Higher is better but for LPIPS, which is None where no weights were given.
 
     Attributes:
+        psnr_db: in dB; infinite where both pictures are equal.
         counted: share of the target's valid pixels that are compared.
         failed: the protocol could not be kept, and the picture was scored as it is.
     """

@@ -32,6 +32,9 @@ class Exif:
     """Settings of a shot as its file states them; None where it does not.
 
     Attributes:
+        focal_mm: in mm.
+        exposure_s: in seconds.
+        taken_at: local time, as ISO 8601 writes it.
         orientation: EXIF's number 1 to 8: how the frame lies, as `geometry.as_shot` takes it.
         color_space: EXIF's number; 1 is sRGB.
     """

@@ -75,7 +75,8 @@ class PlannedSequence:
 class ImportPlan:
     """What an import will do; `unplaced` says of every file that it leaves, why.
 
-    clock_offset_s: what is added to the times of the short focal length's device; None for one device.
+    Attributes:
+        clock_offset_s: what is added to the times of the short focal length's device; None for one device.
     """
 
     sequences: tuple[PlannedSequence, ...]

@@ -28,7 +28,16 @@ ZOOMS = (2, 4, 8)
 
 @dataclass(frozen=True)
 class Shot:
-    """One shot of a sequence, with its settings as EXIF states them (None where it does not)."""
+    """One shot of a sequence, with its settings as EXIF states them (None where it does not).
+
+    Attributes:
+        file: name in the sequence's folder.
+        focal_planned: in mm, as asked for.
+        focal_mm: in mm, by EXIF.
+        taken_at: local time, as ISO 8601 writes it.
+        jpeg: name of the camera's own JPEG beside a raw file.
+        sha256: of the file, as it was shot; hexadecimal.
+    """
 
     file: str
     focal_planned: float | None = None
@@ -58,7 +67,14 @@ def snapped(focal_mm: float) -> float:
 
 @dataclass(frozen=True)
 class Sequence:
-    """The shots of one scene; `complete` when nothing of the plan is missing."""
+    """The shots of one scene.
+
+    Attributes:
+        planned_mm: focal lengths that were asked for; empty where nothing was planned.
+        complete: nothing of the plan is missing.
+        made_by: the command; empty in the published layout.
+        notes: further keys of sequence.json.
+    """
 
     folder: Path
     name: str
@@ -168,7 +184,11 @@ _OWN_KEYS = ("format", "version", "name", "made_by", "created_by", "planned_mm",
 
 
 def write_sequence(sequence: Sequence) -> None:
-    """Write sequence.json, whole or not at all. `notes` are added as further keys."""
+    """Write sequence.json into the sequence's folder, whole or not at all. `notes` are added as further keys.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     record = {
         "format": "srraw-sequence",
         "version": 1,

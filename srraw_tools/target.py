@@ -29,6 +29,7 @@ def make_pair(
     """Cut the mosaic, render it, and warp the long shot's light onto it.
 
     Args:
+        name: of the pair, as `sequence`, `split` and `input_hash`, which are kept with it.
         low: the short shot, with its demosaiced light.
         high: the long shot, likewise.
         alignment: of the two; its crop lies inside the low shot.

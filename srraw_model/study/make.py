@@ -32,7 +32,12 @@ PAD = b"srPd"  # a private, ancillary chunk of PNG that viewers pass over
 
 @dataclass(frozen=True)
 class Scene:
-    """Results of one scene, of one size, in the order of the methods; and what they were made from."""
+    """Results of one scene, of one size, in the order of the methods; and what they were made from.
+
+    Attributes:
+        results: (H, W, 3) uint8 sRGB, by method.
+        input: (h, w, 3) uint8 sRGB, commonly smaller; None where it is not shown.
+    """
 
     name: str
     results: dict[str, Picture]

@@ -75,6 +75,10 @@ def simulate_sequence(
     """Shoot one simulated sequence into the new folder out/name; whole or not at all.
 
     Args:
+        seed: with `index`, decides the scene, its geometry and the noise.
+        index: number of the sequence among those of one seed.
+        optics: what the lens and the hand on its ring do; None for `Optics()`.
+        sensor: None for `Sensor()`.
         focal_mm: nominal focal lengths; EXIF reports these, as a zoom lens reports the mark on its ring.
         size: (height, width) in pixels, both even.
         scene: a photograph to hang before the camera; None makes a scene up.
