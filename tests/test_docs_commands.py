@@ -136,7 +136,7 @@ def test_the_commands_of_a_page_run(page, prepared, tmp_path):
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(tmp_path / "home"),
-        "OMP_NUM_THREADS": "2",
+        "OMP_NUM_THREADS": "1",
     }
     folder = tmp_path / "page"
     folder.mkdir()
@@ -240,15 +240,28 @@ def test_commands_stand_in_fenced_blocks_where_they_are_found():
             )
 
 
+def check_options(words: list[str], where: str) -> None:
+    """Fails where a command, or one of the options given to it, does not exist."""
+    command, name, rest = resolved(words)
+    for word in rest:
+        if re.match(r"--?[a-z]", word):
+            assert word.partition("=")[0] in options_of(command), f"{where}: {name} has no option {word}"
+
+
+def test_the_demo_uses_commands_and_options_that_exist():
+    script = (ROOT / "docs/demo.sh").read_text(encoding="utf-8")
+    commands = re.findall(r"^\s*run (srraw.*)$", script, re.MULTILINE)
+    assert len(commands) >= 7
+    for command in commands:
+        check_options(shlex.split(command), "docs/demo.sh")
+
+
 @pytest.mark.parametrize("name", [name_of(page) for page in PAGES])
 def test_commands_and_options_in_prose_exist(name):
     for code in re.findall(r"(?<!`)`((?:[^`\n]|\n(?!\n))+)`(?!`)", prose_of(ROOT / name)):
         words = code.split()
         if words[0] in PROGRAMS:
-            command, whole, rest = resolved(words)
-            for word in rest:
-                if re.match(r"--?[a-z]", word):
-                    assert word.partition("=")[0] in options_of(command), f"{name}: {whole} has no {word}"
+            check_options(words, name)
         elif words[0] == "make" or words[0] == "python":
             check_accepted(words)
         elif re.match(r"--[a-z]", code):

@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import shutil
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 from documents import AT_THE_ROOT, FENCE, PAGES, ROOT, name_of, prose_of
@@ -66,6 +70,9 @@ def test_every_page_of_the_reference_shows_something():
     assert pages <= set(REFERENCE.values())
 
 
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The built site; the build fails where a page is in no menu, or a link or an argument is wrong."""
@@ -105,3 +112,39 @@ def test_nothing_is_fetched_from_elsewhere_when_the_site_is_read(site):
             file.read_text(encoding="utf-8"),
         )
         assert not fetched, f"{file.name}: {fetched}"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address(site):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site))
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["desk", "phone"])
+def test_in_a_browser_pages_fit_search_works_and_nothing_comes_from_elsewhere(address, size):
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+        asked, errors = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        for name in ("index", "api/losses", "commands", "formats", "results"):
+            page.goto(f"{address}{name}.html")
+            beyond = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            assert page.evaluate(beyond) <= 0, f"{name} is wider than the window"
+        page.keyboard.press("/")
+        page.keyboard.type("contextual_bilateral_rgb_loss")
+        page.wait_for_selector("a[href*='api/losses.html']:has(mark)")
+        browser.close()
+    assert not errors
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
