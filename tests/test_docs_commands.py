@@ -7,15 +7,14 @@ test, and what is not run.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import click
 import cv2
@@ -38,16 +37,7 @@ OTHERS = {"pip", "git", "gphoto2", "tensorboard", "dask", ".", "cd", "ls", "cat"
 LIMIT_S = 300
 
 
-def _make_commands() -> ModuleType:
-    """docs/make_commands.py, which lies in no package."""
-    spec = importlib.util.spec_from_file_location("make_commands", ROOT / "docs/make_commands.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-MAKE_COMMANDS = _make_commands()
-PROGRAMS = MAKE_COMMANDS.PROGRAMS
+PROGRAMS = runpy.run_path(str(ROOT / "docs/make_commands.py"))["PROGRAMS"]
 OF_OTHERS = {"--auto-detect", "--list-config", "--nthreads"}  # options of libgphoto2's and Dask's programs
 
 
