@@ -1,12 +1,13 @@
 # make demo   see everything work: simulate, capture, align, pack, train, evaluate, zoom, into demo/
 # make test   run the tests
-# Both make a virtual environment and install into it first. PYTHON and VENV may be given.
+# make docs   build the documentation as a site: site/index.html
+# All make a virtual environment and install into it first. PYTHON and VENV may be given.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install test demo clean
+.PHONY: install test demo docs clean
 
 install: $(VENV)/installed
 
@@ -20,8 +21,11 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 test: install
 	$(BIN)/python -m pytest
 
+docs: install
+	$(BIN)/mkdocs build --strict
+
 demo: install
 	PATH="$(abspath $(BIN)):$$PATH" bash docs/demo.sh demo
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) demo site build *.egg-info

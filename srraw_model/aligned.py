@@ -45,7 +45,8 @@ def align_target(result: Picture, target: Picture, valid: npt.NDArray[np.bool_])
     """Warp a target to a result by dense flow, and fit the result's colours to it.
 
     Args:
-        result, target: (H, W, 3) uint8 sRGB.
+        result: (H, W, 3) uint8 sRGB.
+        target: (H, W, 3) uint8 sRGB.
         valid: (H, W), where the target shows the scene.
 
     Returns:

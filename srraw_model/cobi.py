@@ -114,7 +114,8 @@ def contextual_bilateral_rgb_loss(
         target: (B, 3, H', W'), in the same domain.
         patch: side of a patch, in pixels.
         stride: step between neighbouring patches, in pixels.
-        weight_spatial, distance: as in `contextual_bilateral_loss`.
+        weight_spatial: weight of D', at least 0.
+        distance: "cosine" or "l2".
 
     Returns:
         A scalar, as `contextual_bilateral_loss`.
@@ -136,7 +137,16 @@ def match(
 ) -> Matches:
     """The pairs that Eq. 2 chooses, without gradient.
 
-    Arguments and errors as in the losses; patch=1 compares the maps as they are, position by position.
+    Args:
+        source: (B, C, H, W), features, or pixels whose patches are compared.
+        target: (B, C, H', W').
+        patch: side of a patch, in positions; 1 compares the maps as they are.
+        stride: step between neighbouring patches.
+        weight_spatial: weight of D', at least 0.
+        distance: "cosine" or "l2".
+
+    Raises:
+        ValueError: as the losses.
     """
     with torch.no_grad():
         found = [search(p) for p in problems(source, target, patch, stride, weight_spatial, distance)]

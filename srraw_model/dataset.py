@@ -175,7 +175,8 @@ def crop_numbers(first: int, last: int, *, rank: int = 0, ranks: int = 1) -> ran
     with any number of ranks, goes on as if it had not.
 
     Args:
-        first, last: multiples of `ranks`, so that all take the same number.
+        first: the first number; a multiple of `ranks`, so that all take the same number.
+        last: the number after the last one; a multiple of `ranks`.
         rank: from 0 on.
 
     Raises:

@@ -41,6 +41,12 @@ def generator_loss(judge: nn.Module, output: Tensor, target: Tensor, *, relativi
 
     SRGAN: -log D(output), Eq. 6. ESRGAN, relativistic: Eq. 2 of Wang et al. (ECCV workshops 2018), which asks
     that outputs look more real than targets do on average, and the reverse; half the sum of both.
+
+    Args:
+        judge: gives a logit for each picture, as `Discriminator`.
+        output: (B, 3, H, W), sRGB in [0, 1], what the generator put out.
+        target: (B, 3, H, W), sRGB in [0, 1].
+        relativistic: as in ESRGAN.
     """
     if not relativistic:
         return _cross_entropy(judge(output), real=True)
@@ -52,7 +58,10 @@ def generator_loss(judge: nn.Module, output: Tensor, target: Tensor, *, relativi
 
 
 def discriminator_loss(judge: nn.Module, output: Tensor, target: Tensor, *, relativistic: bool) -> Tensor:
-    """What the discriminator minimises on outputs (detached) and targets, a scalar."""
+    """What the discriminator minimises on outputs (detached) and targets, a scalar.
+
+    Arguments as of `generator_loss`.
+    """
     of_output, of_target = judge(output), judge(target)
     if not relativistic:
         return _cross_entropy(of_target, real=True) + _cross_entropy(of_output, real=False)

@@ -57,6 +57,7 @@ class Score:
     """A model on a pair. Higher is better but for LPIPS, which is None where no weights were given.
 
     Attributes:
+        psnr_db: in dB; infinite where both pictures are equal.
         counted: share of the target's valid pixels that are compared.
         failed: the protocol could not be kept, and the picture was scored as it is.
     """
@@ -118,8 +119,8 @@ def prepare_evaluation(
         zoom: None takes the models'.
         protocol: a key of PROTOCOLS.
         lpips: the backbone, a key of `features.LPIPS_BACKBONES`.
-        lpips_backbone, lpips_linear: it in torchvision's layout, and LPIPS v0.1's linear layers for it;
-            without them there is no LPIPS.
+        lpips_backbone: its file, in torchvision's layout; without it there is no LPIPS.
+        lpips_linear: the file of LPIPS v0.1's linear layers for it.
         download_lpips: fetch both where they are not in torch.hub's cache.
 
     Raises:

@@ -33,7 +33,8 @@ class FeatureNetwork(nn.Module):
     Args:
         layers: the layers, named by their number in the weight file.
         taps: number of a layer -> name of the feature that is its output.
-        mean, std: the input is normalised to (input - mean) / std, per channel.
+        mean: of each channel; the input is normalised to (input - mean) / std.
+        std: of each channel.
     """
 
     def __init__(

@@ -205,7 +205,8 @@ def aligned_l1(output: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     A crop without any counts as 0. As a mean over crops it is the same for a batch and for its shares.
 
     Args:
-        output, target: (B, C, H, W), sRGB.
+        output: (B, C, H, W), sRGB.
+        target: (B, C, H, W), sRGB in [0, 1].
         valid: (B, 1, H, W), 1 (or True) where the target shows the scene.
     """
     return _over_valid((output - target).abs(), valid)
@@ -232,7 +233,8 @@ def perceptual_loss(output: Tensor, target: Tensor, features: nn.Module, layer: 
     """Mean squared difference of a layer's features (Johnson, Alahi, Fei-Fei, ECCV 2016, section 3.2).
 
     Args:
-        output, target: (B, 3, H, W), sRGB in [0, 1].
+        output: (B, 3, H, W), sRGB.
+        target: (B, 3, H, W), sRGB in [0, 1].
         features: as of CoBiLoss.
     """
     with torch.no_grad():

@@ -37,7 +37,8 @@ def psnr(image: Tensor, reference: Tensor, *, data_range: float = 1.0, valid: Te
     """Peak signal-to-noise ratio in dB, 10 log10(data_range^2 / MSE), the MSE over channels and valid pixels.
 
     Args:
-        image, reference: (B, C, H, W); in our tables rendered sRGB, all three channels, no border cut off.
+        image: (B, C, H, W); in our tables rendered sRGB, all three channels, no border cut off.
+        reference: (B, C, H, W), in the same domain.
         data_range: white minus black.
         valid: (B, 1, H, W), 1 where a pixel counts; None for all.
 
@@ -133,7 +134,8 @@ class Lpips(nn.Module):
         far around its pixel.
 
         Args:
-            image, reference: (B, 3, H, W), sRGB in [0, 1]; scaled to [-1, 1] here, as LPIPS wants it.
+            image: (B, 3, H, W), sRGB in [0, 1]; scaled to [-1, 1] here, as LPIPS wants it.
+            reference: (B, 3, H, W), likewise.
             valid: as in `psnr`.
 
         Returns:

@@ -27,7 +27,16 @@ PRELU_START = 0.25  # slope below zero before training
 
 
 def make_network(name: str, zoom: int, **sizes: int) -> PaperNetwork | SmallNetwork:
-    """A network by its name, "paper" or "small", with weights drawn from torch's random state."""
+    """A network by its name, "paper" or "small", with weights drawn from torch's random state.
+
+    Both map a packed mosaic (B, 4, h, w), linear, black 0 and white 1, to camera RGB (B, 3, 2Nh, 2Nw),
+    linear, before white balance.
+
+    Args:
+        name: "paper" or "small".
+        zoom: N; 2, 4 or 8.
+        sizes: `channels`, `blocks` and the other arguments of `PaperNetwork` or `SmallNetwork`.
+    """
     return {"paper": PaperNetwork, "small": SmallNetwork}[name](zoom, **sizes)
 
 

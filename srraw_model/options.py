@@ -55,8 +55,8 @@ def _about(kind: type, told: str, choices: tuple[Any, ...] = ()) -> dict[str, An
 class TrainingOptions:
     """What decides the weights that a run ends in, besides the data. Stored in the checkpoint.
 
-    The last three are no options themselves: hashes of the files of --vgg-weights and --fine-tune, and the
-    models in the file of --noise, by camera and ISO.
+    What each of them means is told by `srraw-train --help`. The last three are no options themselves: hashes
+    of the files of --vgg-weights and --fine-tune, and the models in the file of --noise, by camera and ISO.
     """
 
     preset: str = _option(str, "Where all options begin that are not given.")

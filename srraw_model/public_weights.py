@@ -42,6 +42,9 @@ OLD_ESRGAN = (
 def load_esrgan(path: Path) -> RRDBNet:
     """ESRGAN from any of its three public layouts.
 
+    Returns:
+        The network, from sRGB (B, 3, h, w) in [0, 1] to (B, 3, 4 h, 4 w).
+
     Raises:
         UserError: the file is not one of them.
     """
@@ -58,6 +61,9 @@ def load_esrgan(path: Path) -> RRDBNet:
 
 def load_srgan(path: Path) -> ResNetGenerator:
     """An SRGAN generator in the layout block1 to block8, of any number of blocks, at 2X, 4X or 8X.
+
+    Returns:
+        The network, from sRGB (B, 3, h, w) in [0, 1] to (B, 3, N h, N w).
 
     Raises:
         UserError: the file is not one.
@@ -88,6 +94,9 @@ def load_srgan(path: Path) -> ResNetGenerator:
 
 def load_lapsrn(path: Path) -> LapSRN:
     """LapSRN from the authors' MATLAB file.
+
+    Returns:
+        The network, from sRGB (B, 3, h, w) in [0, 1] to (B, 3, N h, N w).
 
     Raises:
         UserError: the file is not one, or SciPy is not installed.

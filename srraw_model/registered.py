@@ -43,7 +43,8 @@ def register_result(result: Picture, target: Picture, valid: npt.NDArray[np.bool
     below 0.2 or a corner moves by more than 5 % of the diagonal: the result then stays as it is.
 
     Args:
-        result, target: (H, W, 3) uint8 sRGB.
+        result: (H, W, 3) uint8 sRGB.
+        target: (H, W, 3) uint8 sRGB.
         valid: (H, W), where the target shows the scene.
     """
     height, width = target.shape[:2]

@@ -19,6 +19,7 @@ class StepRecord:
     """A training step, as logged.
 
     Attributes:
+        learning_rate: of this step.
         loss_name: such as "L1" or "CoBi".
         parts: of the loss, before their weights.
         gradient_norm: before it is clipped.

@@ -48,7 +48,14 @@ MOTIONS = tuple(ecc.GENERATORS)
 class SequenceAlignment:
     """What `align_sequence` did: the pairs, and the files that could not be read.
 
-    skipped: the same had been done before, and nothing was done now.
+    Attributes:
+        name: of the sequence.
+        folder: of the sequence.
+        path: the alignment.json.
+        pairs: those that are accepted and those that are rejected.
+        warnings: sentences about what is odd.
+        failures: sentences about files that could not be read, and cost their pairs.
+        skipped: the same had been done before, and nothing was done now.
     """
 
     name: str
@@ -77,7 +84,9 @@ def align_sequences(
     """Align many sequences, each as by `align_sequence`; a failure does not end the others.
 
     Args:
-        jobs, scheduler: where the sequences are worked on, as parallel.map_items.
+        folders: of the sequences. All other options are those of `align_sequence`.
+        jobs: processes to work in.
+        scheduler: address of a Dask cluster to work on instead, as parallel.map_items.
 
     Raises:
         UserError: an option is out of range. What is wrong with a sequence is yielded beside it.

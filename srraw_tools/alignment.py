@@ -33,7 +33,28 @@ OPTIONAL = dict.fromkeys(  # keys that may be absent
 class PairAlignment:
     """One pair of a sequence, as it stands in alignment.json (docs/formats.md).
 
-    Where there is a distortion, `low_to_high` maps undistorted coordinates (distortion.map_points).
+    Attributes:
+        low: file name of the short shot.
+        high: file name of the long shot.
+        focal_low: in mm, by EXIF; None where that is silent.
+        focal_high: likewise.
+        zoom: N, the target zoom: 2, 4 or 8.
+        scale_offset: scale of `low_to_high` over N.
+        scale_offset_nominal: the same by EXIF.
+        crop: [x, y, width, height] of the low mosaic, even; what the long shot sees.
+        motion: translation, euclidean, similarity, affine or homography.
+        low_to_high: 3 x 3, row by row: pixels of the low frame to those of the high frame. Where there is a
+            distortion, it maps undistorted coordinates (distortion.map_points).
+        gain: (R, G, B) that bring the long shot to the short one's exposure.
+        score: correlation coefficient of what both see, locally normalised.
+        residual_px: median shift that remains in blocks, in pixels of the long shot.
+        expected_error_px: root mean square over the crop's corners, in pixels of the long shot; None where
+            nothing could be measured.
+        status: "ok" or "rejected".
+        reason: why it was rejected, in words.
+        flow: file name of the flow that remains, where it was asked for.
+        distortion_low: of the short shot, where a rig tells it.
+        distortion_high: of the long shot.
     """
 
     low: str

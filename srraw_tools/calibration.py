@@ -108,7 +108,8 @@ def calibrate_lens(
     shots are far from each other as seen, less can be measured.
 
     Args:
-        jobs, scheduler: where the sequences are worked on, as parallel.map_items.
+        jobs: processes to work in.
+        scheduler: address of a Dask cluster to work on instead, as parallel.map_items.
 
     Yields:
         A CalibrationRound for every sequence of every round; at last the lens, by focal length.

@@ -180,7 +180,8 @@ def warp(
         size: (height, width) of the grid.
         grid_to_low: 3x3 from the grid's pixels to those of the low frame; the frame itself by default.
         high_to_image: 3x3 from pixels of the high frame to those of `image`; the frame itself by default.
-        interpolation, border: OpenCV's flags.
+        interpolation: OpenCV's flag, cv2.INTER_...
+        border: OpenCV's flag, cv2.BORDER_...
     """
     grid_to_low = np.eye(3) if grid_to_low is None else grid_to_low
     high_to_image = np.eye(3) if high_to_image is None else high_to_image

@@ -53,7 +53,8 @@ def write_dng(
         path: the file to write, replaced where it exists.
         mosaic: (H, W) uint16 sensor values.
         cfa: colour filters of a repeating square, row by row: "RGGB", "GRBG", ...; X-Trans has 36 letters.
-        black_level, white_level: sensor values of no light (four of a 2x2 block differ) and of saturation.
+        black_level: sensor value of no light; four where those of a 2x2 block differ.
+        white_level: sensor value of saturation.
         camera_wb: factors for R, G and B that make grey neutral, green 1.
         camera_to_srgb: (3, 3) white-balanced camera RGB to linear sRGB; rows sum to 1: grey stays grey.
         focal_mm: as the lens reports it; None writes no focal length.

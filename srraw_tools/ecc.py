@@ -61,8 +61,10 @@ def maximise(
     lambda is that of Evangelidis & Psarakis 2008, Eq. 21.
 
     Args:
-        template, image: (h, w) and (H, W) float32, normalised to a local mean of 0.
-        template_seen, image_seen: of the same shapes, 1 where a pixel may be compared, else 0.
+        template: (h, w) float32, normalised to a local mean of 0.
+        image: (H, W) float32, likewise.
+        template_seen: (h, w), 1 where a pixel may be compared, else 0.
+        image_seen: (H, W), likewise.
         motion: a key of GENERATORS.
         pixel: width and height of a template pixel in the frame in which the motion is meant. An image that
             was reduced to whole pixels has them not quite square, and there a rotation is none.

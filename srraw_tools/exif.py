@@ -32,7 +32,10 @@ class Exif:
     """Settings of a shot as its file states them; None where it does not.
 
     Attributes:
+        focal_mm: in mm.
         focal_35mm: the focal length that gives the same field of view on 36 x 24 mm.
+        exposure_s: in seconds.
+        taken_at: local time, as ISO 8601 writes it.
         orientation: EXIF's number 1 to 8: how the frame lies, as `geometry.as_shot` takes it.
         color_space: EXIF's number; 1 is sRGB.
     """

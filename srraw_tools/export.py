@@ -61,7 +61,8 @@ def export_pairs(
 
     Args:
         format: "basicsr" (which traiNNer-redux reads too), "npz" or "dng-png".
-        zoom, split: of the pairs; None takes all.
+        zoom: of the pairs; None takes all.
+        split: of the pairs; None takes all.
         jobs: processes.
 
     Yields:

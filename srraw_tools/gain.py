@@ -28,8 +28,10 @@ def fit_gain(
     over blocks where neither is clipped nor dark and whose own ratio is near the median one.
 
     Args:
-        low_rgb, high_rgb: (H, W, 3) float32, white-balanced linear light, white 1.
-        low_to_high, lenses: the map between these two images' pixels, and distortions in them.
+        low_rgb: (h, w, 3) float32, white-balanced linear light, white 1.
+        high_rgb: (H, W, 3), likewise.
+        low_to_high: (3, 3), the map between these two images' pixels.
+        lenses: the distortions of low and high, in these pixels.
     """
     crop = view_or_frame(low_to_high, low_rgb.shape, high_rgb.shape, lenses)
     side = BLOCK

@@ -75,7 +75,8 @@ class PlannedSequence:
 class ImportPlan:
     """What an import will do; `unplaced` says of every file that it leaves, why.
 
-    clock_offset_s: what is added to the times of the short focal length's device; None for one device.
+    Attributes:
+        clock_offset_s: what is added to the times of the short focal length's device; None for one device.
     """
 
     sequences: tuple[PlannedSequence, ...]
@@ -110,7 +111,8 @@ def plan_import(
     below `low` goes with the one below `high` of the same name, or with the nearest in time.
 
     Args:
-        low, high: folders of the device with the short, and of that with the long focal length.
+        low: folders of the device with the short focal length.
+        high: folders of the device with the long focal length.
         match: "name" or "time".
         clock_offset_s: what the clock of `high` is ahead of that of `low`; None finds it in the times.
 

@@ -73,7 +73,12 @@ Setting = tuple[str, float | None]  # camera and ISO
 
 @dataclass(frozen=True)
 class MeasuredShot:
-    """The blocks of a raw shot, by colour."""
+    """The blocks of a raw shot.
+
+    Attributes:
+        setting: the camera and its ISO.
+        blocks: by colour, "R", "G" and "B".
+    """
 
     path: Path
     setting: Setting
@@ -86,7 +91,11 @@ def measure_shots(
     """Measure every raw shot of sequences; a shot that cannot be read costs itself only.
 
     Args:
+        folders: of the sequences.
         jobs: processes to work in.
+
+    Yields:
+        Each raw file, and what was measured or why it could not be read.
     """
     paths = [folder / shot.file for folder in folders for shot in read_sequence(folder).shots]
     yield from map_items(_measured, paths, jobs)

@@ -42,9 +42,10 @@ class PackedPair:
     """What became of a pair: `status` is "packed", "present" (there before), or with a `reason` "left out",
     where nothing can be packed of such a pair, or "failed".
 
-    notes: what had to be assumed because the raw files do not say it.
-    bytes: that it takes on the disk; 0 unless it was packed.
-    made_s: seconds that decoding, rendering and warping took; 0 where a killed run had made it.
+    Attributes:
+        notes: what had to be assumed because the raw files do not say it.
+        bytes: that it takes on the disk; 0 unless it was packed.
+        made_s: seconds that decoding, rendering and warping took; 0 where a killed run had made it.
     """
 
     name: str
@@ -115,13 +116,17 @@ def pack_sequences(
     processes make them.
 
     Args:
+        folders: of the sequences.
+        zooms: 2, 4, 8; pairs of other zooms are left out.
+        compression: "none", "gzip" or "bitshuffle".
         split: shares of train, val and test; sequences are assigned by a hash of their name.
         split_file: CSV of sequence,split that decides instead.
         target: "camera" (16-bit linear camera RGB) or "srgb" (8-bit sRGB, as in the paper). Pairs of two
             cameras, and those whose long shot is a JPEG or PNG, are packed in sRGB.
         shard_size: bytes that a shard may have, unless a single pair has more.
         alignments: folder of <sequence>/alignment.json where `srraw align --out` wrote them.
-        jobs, scheduler: where the pairs are made, as parallel.map_items.
+        jobs: processes to make pairs in.
+        scheduler: address of a Dask cluster to make them on instead, as parallel.map_items.
 
     Yields:
         A record per pair, when it is made; the file holds it when its shard is whole.

@@ -47,6 +47,19 @@ class Pair:
     `gain` (R, G, B) multiplies the target to match the low shot's exposure. What is unknown is None;
     `target_cfa` is, where the long shot is a picture, whose target is sRGB. `distortion_low` and
     `distortion_high` are k1, k2, centre x, y and normaliser; `low_to_high` then maps undistorted coordinates.
+
+    Attributes:
+        split: "train", "val" or "test".
+        zoom: N.
+        size: (height, width) of the crop in mosaic pixels.
+        black_level: four sensor values.
+        white_level: the sensor value of saturation.
+        camera_wb: four multipliers, green 1.
+        crop: [x, y, width, height] in the low shot's frame.
+        low_to_high: (3, 3), pixels of the low frame to those of the high frame.
+        focal_low: in mm, by EXIF, as `focal_high`.
+        exposure_time: in seconds.
+        target_space: "camera" or "srgb".
     """
 
     name: str
@@ -96,7 +109,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class PairData:
-    """A pair's arrays, or the same crop of all four; shapes and domains as in the module's docstring."""
+    """A pair's arrays, or the same crop of all four; None for those that were not asked for.
+
+    Attributes:
+        raw: (h, w) uint16, sensor values of the short shot, untouched.
+        rgb: (h, w, 3) uint8, the short shot rendered to sRGB.
+        target: (N h, N w, 3) uint16, the long shot in linear camera RGB before white balance, white 65535;
+            uint8 sRGB where `target_space` of the pair is "srgb".
+        valid: (N h, N w) uint8, 1 where the target shows the scene.
+    """
 
     raw: npt.NDArray[np.uint16]
     rgb: npt.NDArray[np.uint8]

@@ -89,7 +89,8 @@ def register(
     """Find the map from `low` to `high`, near `expected` or elsewhere.
 
     Args:
-        low, high: linear luminance (H, W), float32, black 0 and white 1; values at 1 are clipped.
+        low: the short shot's linear luminance (H, W), float32, black 0 and white 1; values at 1 are clipped.
+        high: the long shot's, likewise.
         expected: low_to_high by EXIF; shifts of 15 % of the frame and wrong scales are found from the images.
         motion: a key of ecc.GENERATORS.
         keep_scale: the scale of `expected` is right; features may only turn and shift.

@@ -28,7 +28,16 @@ ZOOMS = (2, 4, 8)
 
 @dataclass(frozen=True)
 class Shot:
-    """One shot of a sequence, with its settings as EXIF states them (None where it does not)."""
+    """One shot of a sequence, with its settings as EXIF states them (None where it does not).
+
+    Attributes:
+        file: name in the sequence's folder.
+        focal_planned: in mm, as asked for.
+        focal_mm: in mm, by EXIF.
+        taken_at: local time, as ISO 8601 writes it.
+        jpeg: name of the camera's own JPEG beside a raw file.
+        sha256: of the file, as it was shot; hexadecimal.
+    """
 
     file: str
     focal_planned: float | None = None
@@ -59,10 +68,15 @@ def snapped(focal_mm: float) -> float:
 
 @dataclass(frozen=True)
 class Sequence:
-    """The shots of one scene; `complete` when nothing of the plan is missing.
+    """The shots of one scene.
 
-    Where a closing shot was planned, `closing` is the first focal length once more, shot at the end; it is
-    not one of `shots`, and no pair is made of it.
+    Attributes:
+        planned_mm: focal lengths that were asked for; empty where nothing was planned.
+        complete: nothing of the plan is missing.
+        made_by: the command; empty in the published layout.
+        notes: further keys of sequence.json.
+        closing_planned: the first focal length was to be shot once more at the end.
+        closing: that shot; it is not one of `shots`, and no pair is made of it.
     """
 
     folder: Path
@@ -195,7 +209,11 @@ _OWN_KEYS = (
 
 
 def write_sequence(sequence: Sequence) -> None:
-    """Write sequence.json, whole or not at all. `notes` are added as further keys."""
+    """Write sequence.json into the sequence's folder, whole or not at all. `notes` are added as further keys.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     record = {
         "format": "srraw-sequence",
         "version": 1,

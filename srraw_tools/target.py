@@ -29,7 +29,9 @@ def make_pair(
     """Cut the mosaic, render it, and warp the long shot's light onto it.
 
     Args:
-        low, high: with their demosaiced light.
+        name: of the pair, as `sequence`, `split` and `input_hash`, which are kept with it.
+        low: the short shot, with its demosaiced light.
+        high: the long shot, likewise.
         alignment: of the two; its crop lies inside the low shot.
         target: "camera" or "srgb"; of two cameras, or of a picture, it is always "srgb".
     """

@@ -32,7 +32,12 @@ PAD = b"srPd"  # a private, ancillary chunk of PNG that viewers pass over
 
 @dataclass(frozen=True)
 class Scene:
-    """Results of one scene, of one size, in the order of the methods; and what they were made from."""
+    """Results of one scene, of one size, in the order of the methods; and what they were made from.
+
+    Attributes:
+        results: (H, W, 3) uint8 sRGB, by method.
+        input: (h, w, 3) uint8 sRGB, commonly smaller; None where it is not shown.
+    """
 
     name: str
     results: dict[str, Picture]
@@ -112,8 +117,9 @@ def make_study(
     Args:
         scenes: their first method is compared with each of the others, or all with all.
         per_rater: comparisons that each rater is shown; None for all.
-        checks, repeats, practice: obvious pairs to find who does not look, pairs shown again with the sides
-            swapped, and obvious pairs to begin with.
+        checks: number of obvious pairs, to find who does not look.
+        repeats: number of pairs shown again with the sides swapped.
+        practice: number of obvious pairs to begin with.
 
     Yields:
         The name of each scene when its pictures are there.

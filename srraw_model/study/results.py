@@ -183,7 +183,16 @@ def _preference(methods: tuple[str, str], opinions: Sequence[Opinion]) -> Prefer
 
 
 def wilson(wins: float, votes: int, z: float = 1.959964) -> tuple[float, float]:
-    """The score interval of a share (Wilson, "Probable inference", JASA 22, 1927)."""
+    """The score interval of a share (Wilson, "Probable inference", JASA 22, 1927).
+
+    Args:
+        wins: votes for; a tie may count as half a vote.
+        votes: of all, more than 0.
+        z: standard deviations of the normal distribution on either side; 1.96 for 95 %.
+
+    Returns:
+        The lower and the upper end, in [0, 1].
+    """
     share = wins / votes
     centre = (share + z**2 / (2 * votes)) / (1 + z**2 / votes)
     half = z / (1 + z**2 / votes) * math.sqrt(share * (1 - share) / votes + z**2 / (4 * votes**2))

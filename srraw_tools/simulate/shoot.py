@@ -75,6 +75,10 @@ def simulate_sequence(
     """Shoot one simulated sequence into the new folder out/name; whole or not at all.
 
     Args:
+        seed: with `index`, decides the scene, its geometry and the noise.
+        index: number of the sequence among those of one seed.
+        optics: what the lens and the hand on its ring do; None for `Optics()`.
+        sensor: None for `Sensor()`.
         focal_mm: nominal focal lengths; EXIF reports these, as a zoom lens reports the mark on its ring.
         size: (height, width) in pixels, both even.
         scene: a photograph to hang before the camera; None makes a scene up.
@@ -153,7 +157,8 @@ def point_map(truth: dict[str, Any], low: str, high: str, points: npt.ArrayLike)
 
     Args:
         truth: the contents of truth.json.
-        low, high: file names of the shots mapped from and to.
+        low: file name of the shot mapped from.
+        high: file name of the shot mapped to.
         points: (..., 2) pixels (x, y).
 
     Returns:
