@@ -184,7 +184,7 @@ def _moving(low: View, high: View, link: Registration) -> float:
         return cv2.filter2D(image, cv2.CV_32F, ones)[BLOCK // 2 :: BLOCK, BLOCK // 2 :: BLOCK]
 
     variance_a, variance_b = mean(a * a) - mean(a) ** 2, mean(b * b) - mean(b) ** 2
-    deviation = np.sqrt(np.maximum(variance_a, variance_b))
+    deviation = np.sqrt(np.maximum(np.maximum(variance_a, variance_b), 0))  # of nothing it may be just below
     compared = (mean(seen) > 0.999) & (deviation > CONTRAST)
     if compared.sum() < 10:
         return 0.0
