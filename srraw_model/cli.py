@@ -414,8 +414,11 @@ def _with_training_progress(
                 yield record
         return
     started = said = time.monotonic()
+    phase = None
     for record in records:
         now = time.monotonic()
+        if record.loss_name != phase:  # whose steps cost something else
+            phase, first, started = record.loss_name, record.step - 1, now - record.seconds
         if now - said >= PLAIN_EVERY_S or record.step == total:
             a_step = (now - started) / (record.step - first)
             click.echo(
