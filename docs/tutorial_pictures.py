@@ -2,8 +2,8 @@
 
     python docs/tutorial_pictures.py demo docs/images
 
-shots.jpg: the seven shots of a sequence. pair.jpg: a short shot with the field of its long one, the mosaic there
-enlarged as the camera's own rendering shows it, and the target.
+shots.jpg: the seven shots of a sequence. pair.jpg: a short shot with the field of its long one, that part of
+it enlarged, and the target.
 """
 
 from __future__ import annotations

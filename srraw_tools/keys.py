@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import select
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +17,15 @@ except ImportError:  # Windows has no such terminals
     termios = None  # type: ignore[assignment]
 
 ENTER = "enter"
+LEAST = (72, 22)  # columns and lines of a full screen
 
 
 def has_keys() -> bool:
-    """Whether a person sits at a terminal that gives single keys, and sees what is printed."""
-    return termios is not None and sys.stdin.isatty() and sys.stdout.isatty()
+    """Whether a person sits at a terminal that gives single keys, and shows LEAST columns and lines."""
+    if termios is None or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    columns, lines = shutil.get_terminal_size()
+    return columns >= LEAST[0] and lines >= LEAST[1]
 
 
 class Keys:
@@ -43,7 +48,10 @@ class Keys:
         ready, _, _ = select.select([self._stream], [], [], wait_s)
         if not ready:
             return None
-        read = os.read(self._stream, 64)
+        try:
+            read = os.read(self._stream, 64)
+        except OSError:  # so it ends where its window was closed
+            read = b""
         if not read:
             raise KeyboardInterrupt
         text = self._decode(read)

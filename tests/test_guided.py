@@ -22,6 +22,7 @@ from srraw_tools.capture import Turn
 from srraw_tools.checks import Finding
 from srraw_tools.commands.guided import Guide, LeaveScene
 from srraw_tools.guided_screen import Screen, ShotView, bars, big, render
+from srraw_tools.keys import Keys
 from srraw_tools.live_focal import LiveFocal
 from srraw_tools.making import Step
 from srraw_tools.raw import read_raw
@@ -193,14 +194,14 @@ def test_what_is_wrong_is_shot_again_or_kept(guide):
     assert guide(None, "k").shoot_again(findings) is False
 
 
-def at_a_terminal(script, *arguments, cwd, limit_s=60):
-    """Run `srraw capture` at a terminal of 80 x 24; press keys as their screens appear: (pattern, keys)."""
+def at_a_terminal(script, *arguments, cwd, size=(24, 80), limit_s=300):
+    """Run `srraw capture` at a terminal; press keys as their screens appear: (pattern, keys)."""
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(cwd)
         command = "import sys; from srraw_tools.cli import main; sys.exit(main())"
         os.execv(sys.executable, [sys.executable, "-c", command, "capture", *map(str, arguments)])
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
     text, since, left = "", 0, list(script)
     deadline, decode = time.monotonic() + limit_s, codecs.getincrementaldecoder("utf-8")("replace").decode
     while time.monotonic() < deadline:
@@ -263,3 +264,25 @@ def test_quitting_loses_nothing_and_resume_goes_on(simulated, tmp_path):
     )
     assert status == 0
     assert read_sequence(tmp_path / "sequences" / "00001").complete
+
+
+def test_a_terminal_that_is_too_small_gets_lines(simulated, tmp_path):
+    status, text = at_a_terminal(
+        [], "--virtual", simulated / "00001", "--focal", "35,150", cwd=tmp_path, size=(15, 60)
+    )
+    assert status == 0
+    assert "Complete: 2 shots" in text
+    assert "Turn the ring" not in text
+
+
+def test_a_window_that_is_closed_ends_the_session(tmp_path):
+    here, there = os.pipe()
+    os.close(there)
+    with pytest.raises(KeyboardInterrupt):
+        Keys(here).pressed(0.1)
+    os.close(here)
+    terminal, window = pty.openpty()
+    os.close(terminal)
+    with pytest.raises(KeyboardInterrupt):
+        Keys(window).pressed(0.1)
+    os.close(window)

@@ -106,9 +106,9 @@ def capture(
     """Shoot zoom sequences with a tethered camera.
 
     For each focal length it asks for the zoom ring, sets and reads back the exposure, shoots, downloads and
-    checks. In a terminal it fills the screen, and goes from scene to scene; elsewhere it prints lines, and
-    shoots one sequence. Nothing is ever overwritten but a shot that is shot again; an interrupted sequence is
-    finished with --resume.
+    checks. In a terminal of 72 x 22 or more it fills the screen, and goes from scene to scene; elsewhere it
+    prints lines, and shoots one sequence. Nothing is ever overwritten but a shot that is shot again; an
+    interrupted sequence is finished with --resume.
 
     Example: srraw capture --focal 24,35,50,70,100,150,240
     """
