@@ -404,7 +404,7 @@ def test_a_slider_parts_two_pictures_by_key_pointer_and_touch(visit, kind, size)
     pair = FirstPair(page, kind)
     pair.choose("slider")
     assert pair.is_cut_at(0.5)
-    page.focus(f"{pair.pair} .cut input")
+    page.focus(f"{pair.pair} .cut")
     for _ in range(20):
         page.keyboard.press("ArrowLeft")
     pair.to_view()

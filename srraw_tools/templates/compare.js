@@ -25,7 +25,7 @@ function turnByHand(pair) {
 
 function moveSlider(event) {
   const box = event.target.closest(".choosable").getBoundingClientRect();
-  const range = pairOf(event).querySelector(".cut input");
+  const range = pairOf(event).querySelector(".cut");
   range.value = Math.round(100 * (event.clientX - box.left) / box.width);
   range.dispatchEvent(new Event("input", { bubbles: true }));
 }
