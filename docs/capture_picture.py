@@ -36,6 +36,7 @@ def main(sequence_folder: Path, out: Path) -> None:
         clipped_limit=0.05,
         done=dict(zip(steps[:4], shots[:4], strict=True)),
         now=steps[4],
+        doing="turn",
         auto=True,
         live_mm=91.0,
         believed=True,

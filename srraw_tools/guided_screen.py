@@ -56,7 +56,7 @@ class Screen:
         folder: of the sequence.
         steps: the plan; `done` those with a shot that counts, `skipped` those left out.
         now: the step that is due; None at the end.
-        doing: what is going on: "turn", "shoot", "judge" or "end".
+        doing: what is going on: "wait", "turn", "shoot", "judge" or "end".
         auto: it shoots by itself once the lens stands right.
         live_mm: the focal length that the camera tells; `believed` once a shot has confirmed it, and with a
             question mark until then.
@@ -77,7 +77,7 @@ class Screen:
     done: dict[Step, Shot] = field(default_factory=dict)
     skipped: frozenset[Step] = frozenset()
     now: Step | None = None
-    doing: str = "turn"
+    doing: str = "wait"
     auto: bool = False
     live_mm: float | None = None
     believed: bool = False
@@ -235,6 +235,7 @@ KEYS = {
     "turn": "[Enter] shoot  [a]gain the last  [s]kip  [b]ack  [n]ext scene  [q]uit",
     "judge": "[Enter] shoot it again  [k]eep it  [q]uit",
     "end": "[Enter] or [n] next scene  [a]gain the last  [b]ack  [q]uit",
+    "wait": "",
     "shoot": "",
 }
 

@@ -52,6 +52,7 @@ def screen(simulated):
         clipped_limit=0.05,
         done={STEPS[0]: shot},
         now=STEPS[1],
+        doing="turn",
         live_mm=33.0,
         last=last,
         battery_percent=80.0,
@@ -198,10 +199,11 @@ def at_a_terminal(script, *arguments, cwd, size=(24, 80), limit_s=300):
     """Run `srraw capture` at a terminal; press keys as their screens appear: (pattern, keys)."""
     process, terminal = pty.fork()
     if process == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
         os.chdir(cwd)
         command = "import sys; from srraw_tools.cli import main; sys.exit(main())"
-        os.execv(sys.executable, [sys.executable, "-c", command, "capture", *map(str, arguments)])
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+        own_size = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        os.execve(sys.executable, [sys.executable, "-c", command, "capture", *map(str, arguments)], own_size)
     text, since, left = "", 0, list(script)
     deadline, decode = time.monotonic() + limit_s, codecs.getincrementaldecoder("utf-8")("replace").decode
     while time.monotonic() < deadline:

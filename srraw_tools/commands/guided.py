@@ -68,8 +68,8 @@ class Guide:
             CameraLost: the camera is gone.
         """
         self._look_at_camera()
+        self._keys.forget()  # before the question is seen: a key that answers it is not lost
         self._show(doing="turn")
-        self._keys.forget()
         leaving = False
         while True:
             key = self._keys.pressed(POLL_S)
@@ -99,8 +99,8 @@ class Guide:
 
     def shoot_again(self, findings: tuple[Finding, ...]) -> bool:
         """Show what is wrong with a shot, and ask what is to become of it."""
-        self._show(doing="judge")
         self._keys.forget()
+        self._show(doing="judge")
         while True:
             key = self._keys.pressed(POLL_S)
             if key in (ENTER, "a"):
@@ -112,8 +112,8 @@ class Guide:
 
     def at_end(self) -> Turn | None:
         """Show how the pictures fit together, and ask what comes next."""
-        self._show(doing="end", now=None, message="")
         self._keys.forget()
+        self._show(doing="end", now=None, message="")
         while True:
             key = self._keys.pressed(POLL_S)
             self._show(scene=self._watch.findings())
