@@ -181,7 +181,8 @@ def full_screen(console: Console | None = None) -> Iterator[tuple[Keys, Callable
     def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)  # else the terminal would stay as it is now
+    # SIGTERM would leave the terminal as it is now; SIGINT may have been ignored by whatever started this.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     shown = Live(
         get_renderable=lambda: render(guides[-1].screen) if guides else "",
         console=console,
@@ -194,7 +195,8 @@ def full_screen(console: Console | None = None) -> Iterator[tuple[Keys, Callable
         with single_keys() as keys, shown:
             yield keys, guides.append
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         sys.stdout.flush()  # what is said next on stderr is not to go into the screen that is left here
 
 
