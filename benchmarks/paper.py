@@ -92,7 +92,7 @@ SPATIAL_WEIGHTS, LAMBDAS = (0.0, 0.1, 1.0), (0.0, 0.1, 1.0, 10.0)
 RISES_DB = 0.1  # in the last quarter of a run, which then is marked as not at its end
 
 SHIFTS_PX = (0, 2, 8, 16, 40, 80)
-# The preset's w_s is 1; 0.1 is the paper's.
+# The preset's w_s is 1; 0.1 is the default of the loss.
 LOSSES = {
     "L1": (),
     "CX": ("--loss", "cx"),

@@ -30,8 +30,8 @@ def main(sequence_folder: Path, out: Path) -> None:
     last = shots[3]
     screen = Screen(
         Path("sequences/00012"),
-        "Nikon Z 6",
-        "nikon-24-200",
+        "Sony Alpha-A7S II",
+        "sony-fe-24-240",
         steps,
         clipped_limit=0.05,
         done=dict(zip(steps[:4], shots[:4], strict=True)),

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole path, small, into the folder given: what `make demo` runs. About ten minutes on two cores.
+# The whole path, small, into the folder given: what `make demo` runs. About seven minutes on two idle cores.
 set -euo pipefail
 
 demo="${1:-demo}"
@@ -54,7 +54,7 @@ run srraw-zoom "$demo/sequences/00014/00006.dng" --checkpoint "$demo/run/model.p
 
 step "Done. Look at:"
 echo "  $demo/zoomed.png            a raw at 35 mm, zoomed 4X"
-echo "  $demo/run/samples/          bicubic | output | target, as the training went"
+echo "  $demo/run/samples/          input | bicubic | output | target, as the training went"
 echo "  $demo/eval/metrics.html     the table above, and every pair under a slider"
 echo "  $demo/sequences/00001/      a captured sequence: raws, sequence.json, alignment.json"
 echo "  $demo/srraw.h5              the packed pairs: srraw inspect $demo/srraw.h5"

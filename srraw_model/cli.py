@@ -96,7 +96,8 @@ def train(data: Path, print_config: bool, dry_run: bool, quiet: bool, **options:
     """Train a network on the pairs in DATA, an srraw.h5: ours, a variant of it, or a baseline.
 
     Writes model.pt, log.jsonl and samples/ into --out. Ctrl-C and SIGTERM save before they end the run, and
-    --resume goes on with it; it needs no other option again, and may be given more --steps.
+    --resume goes on with it: it needs no other option again but --vgg-weights or --download-vgg, and may be
+    given more --steps.
 
     Presets: paper-4x and paper-8x, the paper's network and loss; small, the same network and a sparser loss,
     in minutes on two cores; demo, a small network.

@@ -418,7 +418,9 @@ def _resumed_options(before: Checkpoint, asked: dict[str, Any], out: Path) -> Tr
     options = TrainingOptions(**_options_of(before, out / CHECKPOINT_FILE))
     if options.vgg_sha256 and "vgg_sha256" not in asked:
         raise UserError(
-            f"The run in {out} began with VGG-19 weights.", "Give the same --vgg-weights.", wrong_use=True
+            f"The run in {out} began with VGG-19 weights.",
+            "Give the same --vgg-weights, or --download-vgg if it began with that.",
+            wrong_use=True,
         )
     differing = [name for name, value in asked.items() if name != "steps" and value != getattr(options, name)]
     if differing:

@@ -118,6 +118,15 @@ def test_stages_do_not_import_each_other_and_nouns_do_not_look_up(path):
         assert not used
 
 
+@pytest.mark.parametrize("package", ["srraw_tools", "srraw_model"])
+def test_the_architecture_names_every_module(package):
+    told = (ROOT / "docs/architecture.md").read_text()
+    inside = told.split(f"{package}/")[1].split("tests/")[0]
+    found = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
+    assert len(found) > 30
+    assert {name for name in found if name not in inside} == set()
+
+
 @pytest.mark.parametrize("path", modules("srraw_model"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_model_reaches_only_for_the_tools_nouns(path):
     used = own_parts(path, "srraw_tools")
