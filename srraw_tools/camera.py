@@ -60,6 +60,7 @@ class Camera(Protocol):
 
     model: str
     serial: str | None
+    by_hand: bool  # whether a person releases the shutter, not `shoot`, which waits for the files then
 
     def value(self, name: str) -> str | None:
         """The value of a setting by the camera's own name for it; None where it has no such setting."""
@@ -144,6 +145,8 @@ def connect(gp: ModuleType | Any | None = None) -> GphotoCamera:
 
 class GphotoCamera:
     """A camera behind libgphoto2: one USB session, one thread."""
+
+    by_hand = False
 
     def __init__(self, gp: ModuleType | Any) -> None:
         self._gp = gp

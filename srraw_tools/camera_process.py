@@ -37,6 +37,8 @@ class CameraProcess:
         limit_s: seconds that a call may take, by its name; by default LIMIT_S.
     """
 
+    by_hand = False
+
     def __init__(self, command: list[str] | None = None, limit_s: dict[str, float] | None = None) -> None:
         self._command = command or [sys.executable, "-P", "-m", "srraw_tools.camera_process"]
         self._limit_s = LIMIT_S if limit_s is None else limit_s
@@ -53,6 +55,7 @@ class CameraProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(search)},
+            process_group=0,  # Ctrl-C is for the program that a person sees
         )
         self._unread = b""
         try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from srraw_tools.camera_settings import apply_settings
 from srraw_tools.checks import Expected, Finding, check_shot
 from srraw_tools.errors import UserError
 from srraw_tools.exif import RAW_FORMATS
-from srraw_tools.files import sha256_of
+from srraw_tools.files import is_held, only_one, sha256_of
 from srraw_tools.making import UNDER_WAY, Making, Step, Taken, read_taken, stem_being_made
 from srraw_tools.rig import Rig
 from srraw_tools.scene_checks import check_clipping
@@ -33,6 +33,7 @@ from srraw_tools.shot_facts import ShotFacts
 RECONNECTS = 3  # in a row, after which a person is needed
 RECONNECT_S = 2.0  # a body needs about as long to come back
 CLOSING = "closing"  # stem of the closing shot
+LOCK = ".capturing"  # in a sequence's folder while it is shot
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class CaptureEvent:
         shot: None where the camera gave no raw file that can be read; `findings` then say why.
         facts: of a shot that was taken.
         kept: whether it counts: nothing was found wrong, or a person decided to keep it.
-        message: the settings as the camera reports them.
+        message: the settings as the camera reports them; why a file of the shot is still on the card.
     """
 
     kind: str
@@ -80,14 +81,18 @@ def next_sequence(out: Path) -> Path:
 
 
 def unfinished_sequences(out: Path) -> list[Path]:
-    """The sequences below a folder that capture has begun and not finished; damaged ones are passed over."""
+    """The sequences below a folder that capture has begun and not finished.
+
+    Damaged ones are passed over, and those into which another session shoots now.
+    """
     if not out.is_dir():
         return []
     unfinished = []
     for path in sorted(out.iterdir()):
         if (path / SEQUENCE_FILE).is_file():
             with suppress(UserError):
-                if not read_sequence(path).complete or (path / UNDER_WAY).exists():
+                begun = not read_sequence(path).complete or (path / UNDER_WAY).exists()
+                if begun and not is_held(path / LOCK):
                     unfinished.append(path)
     return unfinished
 
@@ -168,25 +173,47 @@ def capture_sequence(
     """
     steps = plan_steps(focal_mm, rig, closing_shot)
     apply_settings(camera, rig, expected)  # what the camera cannot do is refused before a folder is made
-    book = _Book(folder, steps, rig)
-    book.open(resume)
-    copies = None if backup is None else _begin_backup(backup / folder.name, resume)
-    made = Making(camera, folder, copies, delete_on_card)
+    book = _Book(folder, steps, rig, expected)
+    copies = None if backup is None else _begin_backup(backup / folder.name, folder, resume)
+    with book.opened(resume):
+        yield from _shoot_steps(
+            camera, book, Making(camera, folder, copies, delete_on_card),
+            turn_ring=turn_ring, shoot_again=shoot_again, at_end=at_end, watch=watch, keep_anyway=keep_anyway,
+        )  # fmt: skip
+
+
+def _shoot_steps(
+    camera: Camera,
+    book: _Book,
+    made: Making,
+    *,
+    turn_ring: Callable[[float], Turn | None],
+    shoot_again: Callable[[tuple[Finding, ...]], bool],
+    at_end: Callable[[], Turn | None],
+    watch: SceneWatch | None,
+    keep_anyway: bool,
+) -> Iterator[CaptureEvent]:
+    """Shoot what is missing of a sequence that is open; the arguments are `capture_sequence`'s."""
+    steps, folder, rig, expected = book.steps, book.folder, book.rig, book.expected
 
     def event(kind: str, step: Step, **more: Any) -> CaptureEvent:
         return CaptureEvent(kind, len(book.shots), len(steps), step.focal_mm, step.closing, **more)
 
     def one_shot(step: Step) -> Iterator[CaptureEvent]:
         """Shoot a step until it is kept or given up; returns what is wanted instead of it."""
-        again, lost = True, 0
+        again, unread, lost = True, False, 0
         while again:
             try:
                 taken = made.recovered(step)
-                if taken.shot and book.check(taken, expected):
-                    taken = Taken()  # whatever that is; a person may still find it on the card
+                if taken.shot and book.check(step, taken, expected):
+                    if step not in book.shots:
+                        made.place()  # whatever that is, it may be the only copy
+                    taken = Taken()
                 if taken.shot is None:
                     made.forget()
                     yield event("turn", step)
+                    if camera.by_hand and not unread:
+                        made.look_at_card()
                     wish = turn_ring(step.focal_mm)
                     if wish not in (None, Turn.SHOOT):
                         return wish
@@ -199,7 +226,7 @@ def capture_sequence(
                 yield event("lost", step, message=str(error))
                 _reconnect(camera, error, lost)
                 continue
-            findings = taken.findings + book.check(taken, expected)
+            findings = taken.findings + book.check(step, taken, expected)
             facts = taken.facts
             yield event("taken", step, shot=taken.shot, findings=findings, facts=facts)
             again = bool(findings) and shoot_again(findings)
@@ -211,9 +238,11 @@ def capture_sequence(
                 made.back_up(taken.shot)
                 if watch:
                     watch.add(folder / taken.shot.file, taken.shot, taken.raw, closing=step.closing)
-            made.finish()
-            lost = 0
-            yield event("shot", step, shot=taken.shot, findings=findings, facts=facts, kept=kept)
+            undeleted = made.finish()
+            unread, lost = taken.shot is None, 0  # what comes after a file that was cut may be all of it
+            yield event(
+                "shot", step, shot=taken.shot, findings=findings, facts=facts, kept=kept, message=undeleted
+            )
         return None
 
     order = sorted(steps, key=lambda step: step.stem != made.stem)  # first what was being made
@@ -262,15 +291,22 @@ def _reconnect(camera: Camera, error: CameraLost, times: int) -> None:
 class _Book:
     """sequence.json while its sequence is shot."""
 
-    def __init__(self, folder: Path, steps: tuple[Step, ...], rig: Rig) -> None:
-        self.folder, self.steps, self.rig = folder, steps, rig
+    def __init__(self, folder: Path, steps: tuple[Step, ...], rig: Rig, expected: Expected) -> None:
+        self.folder, self.steps, self.rig, self.expected = folder, steps, rig, expected
         self.shots: dict[Step, Shot] = {}
         self._noted: dict[Step, list[str]] = {}
 
-    def open(self, resume: bool) -> None:
-        """Make the folder, or take up what is in it."""
+    @contextmanager
+    def opened(self, resume: bool) -> Iterator[None]:
+        """Make the folder, or take up what is in it; nobody else may shoot into it meanwhile."""
         if not (self.folder / SEQUENCE_FILE).exists():
             _make_folder(self.folder)
+        with only_one(self.folder / LOCK, f"Another session shoots into {self.folder}."):
+            self._open(resume)
+            yield
+
+    def _open(self, resume: bool) -> None:
+        if not (self.folder / SEQUENCE_FILE).exists():
             self._write()
             return
         folder, begun = self.folder, read_sequence(self.folder)
@@ -285,6 +321,12 @@ class _Book:
             raise UserError(
                 f"{folder} was begun with --focal {','.join(f'{f:g}' for f in begun.planned_mm)}.",
                 "Resume it with the same focal lengths.",
+                wrong_use=True,
+            )
+        if begun.closing_planned and begun.planned_mm[:1] != (self.steps[0].focal_mm,):
+            raise UserError(
+                f"The closing shot of {folder} is at {begun.planned_mm[0]:g} mm, with which it began.",
+                "Resume it with the focal lengths in the same order.",
                 wrong_use=True,
             )
         if begun.closing_planned != any(step.closing for step in self.steps):
@@ -324,16 +366,17 @@ class _Book:
                 continue
             jpeg = raw.with_suffix(".JPG")
             taken = read_taken(raw, jpeg if jpeg.is_file() else None, step, sha256_of(raw))
-            if taken.shot and not self.check(taken, expected):
+            if taken.shot and not self.check(step, taken, expected):
                 self.write_down(step, taken.shot, ())
                 return taken.shot
         return None
 
-    def check(self, taken: Taken, expected: Expected) -> tuple[Finding, ...]:
-        """What is wrong with a shot by its EXIF and its pixels, beside the other shots."""
+    def check(self, step: Step, taken: Taken, expected: Expected) -> tuple[Finding, ...]:
+        """What is wrong with a shot by its EXIF and its pixels, beside the shots of the other steps."""
         if taken.shot is None:
             return ()
-        found = check_shot(taken.shot, expected, self.shots.values(), self.rig)
+        others = [shot for other, shot in self.shots.items() if other != step]
+        found = check_shot(taken.shot, expected, others, self.rig, self.shots.get(step))
         return (*found, *check_clipping(taken.facts.clipped, self.rig))
 
     def write_down(self, step: Step, kept: Shot | None, findings: tuple[Finding, ...]) -> None:
@@ -356,7 +399,7 @@ class _Book:
                 tuple(step.focal_mm for step in self.steps if not step.closing),
                 complete=len(self.shots) == len(self.steps),
                 made_by="srraw capture",
-                notes={"rig": self.rig.name, "findings": findings},
+                notes={"rig": self.rig.name, "asked": asdict(self.expected), "findings": findings},
                 closing_planned=any(step.closing for step in self.steps),
                 closing=closing[0] if closing else None,
             )
@@ -383,12 +426,16 @@ def _make_folder(folder: Path) -> None:
         )
 
 
-def _begin_backup(folder: Path, resume: bool) -> Path:
+def _begin_backup(folder: Path, of: Path, resume: bool) -> Path:
     """The folder of second copies; raises UserError where it holds something else already."""
+    if folder.resolve() == of.resolve():
+        raise UserError("--backup is the folder of the sequences itself.", "Choose another.", wrong_use=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()) and not resume:
-            raise UserError(f"{folder} is not empty.", "Choose another --backup or --name.", wrong_use=True)
+            raise UserError(
+                f"The backup {folder} is not empty.", "Choose another --backup or --name.", wrong_use=True
+            )
     except OSError as error:
         problem = f"Cannot make the backup {folder}: {error.strerror}."
         raise UserError(problem, "Is its disk mounted? Choose another --backup.", wrong_use=True) from error

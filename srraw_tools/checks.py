@@ -41,7 +41,9 @@ class Expected:
     iso: float | None = None
 
 
-def check_shot(shot: Shot, expected: Expected, others: Iterable[Shot], rig: Rig) -> list[Finding]:
+def check_shot(
+    shot: Shot, expected: Expected, others: Iterable[Shot], rig: Rig, replaced: Shot | None = None
+) -> list[Finding]:
     """Compare a shot's EXIF with what was asked, and with the other shots of its sequence.
 
     Focal length within the rig's tolerance; exposure time and ISO as asked and the same through a sequence,
@@ -49,6 +51,9 @@ def check_shot(shot: Shot, expected: Expected, others: Iterable[Shot], rig: Rig)
     3.1), and the same through a sequence; one camera and one lens; no digital zoom; a file that is not one of
     the others again, nor older than what the camera shot before it. What EXIF does not state is not held
     against a shot. A phone's shots and a camera's are each compared among themselves.
+
+    Args:
+        replaced: the one that was shot before in its place, which is no measure for it, but not it either.
     """
     by_phone = shot.focal_planned in rig.phone_mm
     others = [other for other in others if (other.focal_planned in rig.phone_mm) == by_phone]
@@ -63,11 +68,12 @@ def check_shot(shot: Shot, expected: Expected, others: Iterable[Shot], rig: Rig)
     if shot.digital_zoom is not None and shot.digital_zoom > 1:
         what = f"it was shot with a digital zoom of {shot.digital_zoom:g}"
         findings.append(Finding("digital_zoom", what, "switch it off", shot.digital_zoom, 1.0))
+    before = [*others, replaced] if replaced else others
     new_each_time = rig.ring != "virtual"  # whose card has one file for a focal length
-    if new_each_time and shot.sha256 and shot.sha256 in {other.sha256 for other in others}:
+    if new_each_time and shot.sha256 and shot.sha256 in {other.sha256 for other in before}:
         findings.append(Finding("file", "it is an earlier file again, not a new shot", "shoot it again"))
     elif new_each_time and shot.taken_at:
-        later = [o.taken_at for o in others if o.taken_at and o.camera == shot.camera]
+        later = [o.taken_at for o in before if o.taken_at and o.camera == shot.camera]
         if later and shot.taken_at[:19] < max(later)[:19]:
             what = f"it was taken at {shot.taken_at[11:19]}, before the shot that precedes it"
             findings.append(Finding("taken_at", what, "shoot it again", shot.taken_at, max(later)))

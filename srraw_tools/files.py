@@ -132,6 +132,24 @@ def only_one(path: Path, refusal: str) -> Iterator[None]:
         os.close(handle)
 
 
+def is_held(path: Path) -> bool:
+    """Whether another process holds the lock `path` of `only_one`."""
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
 def _locked(path: Path) -> int:
     """A handle of a file, new or not, that is locked. Raises BlockingIOError where another process has it."""
     while True:

@@ -56,7 +56,7 @@ class Screen:
         folder: of the sequence.
         steps: the plan; `done` those with a shot that counts, `skipped` those left out.
         now: the step that is due; None at the end.
-        doing: what is going on: "wait", "turn", "shoot", "judge" or "end".
+        doing: what is going on: "wait", "turn", "shoot", "await" (a person's own finger), "judge" or "end".
         auto: it shoots by itself once the lens stands right.
         live_mm: the focal length that the camera tells; `believed` once a shot has confirmed it, and with a
             question mark until then.
@@ -135,6 +135,7 @@ def _task(screen: Screen) -> RenderableType:
         text = Text(f"{missing} to be shot" if missing else "Complete", "bold", justify="center")
         return Panel(Align.center(text, vertical="middle"), box=box.ROUNDED, title="Scene")
     titles = {"turn": "Turn the ring to", "shoot": "Hands off", "judge": "Look at this shot"}
+    titles["await"] = "Take the picture"
     title = titles.get(screen.doing, "")
     if step.closing and screen.doing == "turn":
         title = "Closing shot: back to"
@@ -144,8 +145,8 @@ def _task(screen: Screen) -> RenderableType:
 
 
 def _live(screen: Screen, step: Step) -> Text:
-    if screen.doing == "shoot":
-        return Text("shooting")
+    if screen.doing in ("shoot", "await"):
+        return Text("shooting" if screen.doing == "shoot" else "its file is waited for")
     if screen.live_mm is None:
         return Text("mm")
     near = abs(screen.live_mm / step.focal_mm - 1) <= 0.02
@@ -235,8 +236,9 @@ KEYS = {
     "turn": "[Enter] shoot  [a]gain the last  [s]kip  [b]ack  [n]ext scene  [q]uit",
     "judge": "[Enter] shoot it again  [k]eep it  [q]uit",
     "end": "[Enter] or [n] next scene  [a]gain the last  [b]ack  [q]uit",
-    "wait": "",
-    "shoot": "",
+    "await": "[n]ext scene  [q]uit",
+    "wait": " ",  # a line that is empty would show its own outline
+    "shoot": " ",
 }
 
 

@@ -57,8 +57,8 @@ def check_sequence(folder: Path, rig: Rig) -> tuple[Sequence, list[Finding]]:
     closing = [view for view in views if view.shot.file == last]
     views = [view for view in views if view.shot.file != last]
     findings += check_scene(views, rig)
-    first = [view for view in views if view.shot.focal_planned == sequence.planned_mm[0]] if closing else []
-    if first:
+    first = [view for view in views if view.shot.focal_planned in sequence.planned_mm[:1]]
+    if first and closing:
         findings += check_closing(first[0], closing[0], rig)
     return sequence, findings
 

@@ -102,6 +102,7 @@ def _reader() -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, **SINGLE_THREADED, "PYTHONPATH": os.pathsep.join(search)},
+        process_group=0,  # Ctrl-C is for the program that a person sees
     )
     _readers[os.getpid()] = reader
     with suppress(AttributeError, OSError):  # Linux: a longer pipe is faster

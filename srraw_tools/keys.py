@@ -18,11 +18,14 @@ except ImportError:  # Windows has no such terminals
 
 ENTER = "enter"
 LEAST = (72, 22)  # columns and lines of a full screen
+DUMB = ("", "dumb", "unknown")  # terminals on which nothing can be drawn
 
 
 def has_keys() -> bool:
     """Whether a person sits at a terminal that gives single keys, and shows LEAST columns and lines."""
-    if termios is None or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if termios is None or sys.stdin is None or sys.stdout is None:
+        return False
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") in DUMB:
         return False
     columns, lines = shutil.get_terminal_size()
     return columns >= LEAST[0] and lines >= LEAST[1]

@@ -24,7 +24,7 @@ class LiveFocal:
     def __init__(self, camera: Camera, rig: Rig) -> None:
         self._camera, self._rig = camera, rig
         self._name: str | None = None
-        self._sought = self.believed = False
+        self.believed = False
         self._at, self._since = None, 0.0
 
     def read(self) -> float | None:
@@ -33,10 +33,9 @@ class LiveFocal:
         Raises:
             CameraLost: the camera is gone.
         """
-        if not self._sought:
+        if self._name is None:  # a phone that shoots first does not tell, but the camera may
             names = self._rig.names.get("focal_mm", ())
             self._name = next((name for name in names if self._camera.value(name) is not None), None)
-            self._sought = True
         focal = None if self._name is None else number_of(self._camera.value(self._name) or "")
         shortest, longest = self._rig.lens_mm
         if focal is not None and not shortest * (1 - BEYOND) <= focal <= longest * (1 + BEYOND):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from srraw_tools.camera import Camera, CameraLost, CardFile
+from srraw_tools.camera import Camera, CardFile
 from srraw_tools.checks import Finding
 from srraw_tools.errors import UserError
 from srraw_tools.exif import RAW_FORMATS, file_format, read_exif
@@ -22,6 +23,7 @@ from srraw_tools.shot_facts import ShotFacts, facts_of
 UNDER_WAY = ".capture"  # folder of the shot that is being made: its journal, and its downloads
 JOURNAL = "journal.json"
 ROOM_BYTES = 300_000_000  # on the disk before a shot: raw, JPEG and the copy of both
+MOST_FILES = 4  # that a shot makes
 LATE_S = 5.0  # silence after which a raw file that was not announced with its shot will not come any more
 
 
@@ -120,13 +122,21 @@ class Making:
         self.stem, self.copies, self.kept = None, {}, []
         shutil.rmtree(self.home, ignore_errors=True)
 
+    def look_at_card(self) -> None:
+        """What lies there by now, such as a file that came late, is not of the shot that comes.
+
+        It is looked at as the shutter is released; where a person does that, as they are asked to.
+        """
+        self.camera.new_files(0)
+        self.before = self.camera.card_files()
+
     def shoot(self, step: Step, rig: Rig) -> Taken:
         """One shot: release, download what the camera made, and verify it. `place` gives it its name."""
         self._look_for_room()
         with _writing_into(self.folder):
             self.home.mkdir(exist_ok=True)
-        self.camera.new_files(0)  # what an earlier shot left behind is not this one's
-        self.before = self.camera.card_files()
+        if self.before is None or not self.camera.by_hand:
+            self.look_at_card()
         self.stem, self.copies = step.stem, {}
         self._write()
         self._download(self.camera.shoot(rig.settle_s, rig.files))
@@ -138,24 +148,34 @@ class Making:
         """The shot that was being made when the camera was lost or the program killed, if it was this one.
 
         It is downloaded and verified, or it is the only raw file that is new on the card. Among several, none
-        can be told to be this one, and all stay on the card.
+        can be told to be this one, and all stay on the card, where more files than one shot makes are not
+        even downloaded.
         """
         if self.stem != step.stem:
             return Taken()
         known = {file for file, _ in self.copies.values()} | set(self.before or [])
         new = [file for file in self.camera.card_files() if file not in known]
-        self._download(new)
+        if len(new) <= MOST_FILES:
+            self._look_for_room()
+            self._download(new)
         if len(_of_format(self.copies, RAW_FORMATS)) != 1:
             return Taken()
         return self._look(step)
 
-    def finish(self) -> None:
-        """The shot is written down: only now may its files go from the card, and the journal with them."""
-        if self.delete_on_card:
-            for file in self.kept:
-                with suppress(CameraLost):  # it stays on the card then, and nothing is lost
-                    self.camera.delete(file)
+    def finish(self) -> str:
+        """The shot is written down: only now may its files go from the card, and the journal with them.
+
+        Returns:
+            Why a file could not be deleted on the card, if so.
+        """
+        problem = ""
+        for file in self.kept if self.delete_on_card else ():
+            try:
+                self.camera.delete(file)
+            except UserError as error:  # it stays on the card then, and nothing is lost
+                problem = str(error)
         self.forget()
+        return problem
 
     def back_up(self, shot: Shot) -> None:
         """Copy a shot and sequence.json to the second folder, and read the copies back."""
@@ -173,7 +193,13 @@ class Making:
 
     def _look_for_room(self) -> None:
         for folder in filter(None, (self.folder, self.backup)):
-            if shutil.disk_usage(folder).free < ROOM_BYTES:
+            try:
+                free = shutil.disk_usage(folder).free
+            except OSError as error:
+                what = "The backup" if folder == self.backup else "The folder"
+                problem = f"{what} {folder} is gone: {error.strerror}."
+                raise UserError(problem, "Plug its disk in again; then --resume.") from error
+            if free < ROOM_BYTES:
                 raise UserError(f"The disk of {folder} is full.", "Free some space; then --resume.")
 
     def _download(self, files: list[CardFile]) -> None:
@@ -223,9 +249,11 @@ def _writing_into(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"Cannot write into {folder}: {error.strerror or error}.", "Free some space; then --resume."
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = (
+            "Free some space; then --resume." if full else "Is its disk there, and writable? Then --resume."
+        )
+        raise UserError(f"Cannot write into {folder}: {error.strerror or error}.", hint) from error
 
 
 def _of_format(paths: Iterable[Path], formats: tuple[str, ...]) -> list[Path]:

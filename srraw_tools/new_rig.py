@@ -80,4 +80,5 @@ def _own(camera: Camera, names: tuple[str, ...]) -> str | None:
 
 
 def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)  # a basic string of TOML is one of JSON
+    # A basic string of TOML is one of JSON, but for one character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

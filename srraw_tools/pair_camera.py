@@ -28,6 +28,10 @@ class PairCamera:
         """The next shot is of this focal length."""
         self._by_phone = focal_mm in self._rig.phone_mm
 
+    @property
+    def by_hand(self) -> bool:
+        return self._by_phone
+
     def value(self, name: str) -> str | None:
         return self._phone.value(name) if self._by_phone else self._camera.value(name)
 

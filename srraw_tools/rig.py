@@ -26,6 +26,7 @@ TABLES = {
     "tolerances": ("focal", "setting"),
     "checks": ("clipped", "drift_ev", "shift", "rotation_deg", "moving", "softer_px"),
 }
+MOST_SETTLE_S = 60.0  # a shot is given up after LIMIT_S["shoot"] of the camera's process
 # What a sequence may have, where its rig says nothing else: shares of a colour's pixels and of the blocks, of
 # the frame's width; stops; degrees; pixels of a picture that is CHECK_SIDE wide.
 CHECKS = {
@@ -167,7 +168,7 @@ def rig_for(model: str, serial: str | None) -> Rig:
 def _rig_of(text: str, source: str) -> Rig:
     try:
         record = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"The rig {source} is not TOML: {error}.", wrong_use=True) from error
 
     def refuse(problem: str) -> UserError:
@@ -200,7 +201,7 @@ def _rig_of(text: str, source: str) -> Rig:
     if reach is None or len(reach) != 2 or reach[0] > reach[1]:
         raise refuse("'lens.focal_mm' must be the shortest and the longest focal length")
     inside = [focal for focal in NOMINAL_MM if reach[0] <= focal <= reach[1]]
-    stops = _numbers(lens.get("stops_mm", inside))
+    stops = _numbers(lens.get("stops_mm", inside or sorted(set(reach))))
     if stops is None or len(set(stops)) < len(stops) or not all(reach[0] <= f <= reach[1] for f in stops):
         raise refuse("'lens.stops_mm' must be different focal lengths that the lens has")
     pupil_shift = lens.get("pupil_shift_mm")
@@ -219,6 +220,12 @@ def _rig_of(text: str, source: str) -> Rig:
     checks = {**CHECKS, **table("checks")}
     if not all(map(_positive, (settle, *tolerances.values(), *checks.values()))):
         raise refuse("'timing.settle_s', the tolerances and the checks must be positive numbers")
+    if settle > MOST_SETTLE_S:
+        raise refuse(f"'timing.settle_s = {settle:g}' is longer than {MOST_SETTLE_S:g} s")
+    shares = {**tolerances, **{key: checks[key] for key in ("clipped", "moving", "shift")}}
+    for key, value in shares.items():
+        if value >= 1:
+            raise refuse(f"'{key} = {value:g}' is a share, and must be below 1")
     return Rig(
         name=name,
         description=str(record.get("description", "")),
@@ -270,4 +277,4 @@ def _numbers(value: Any) -> tuple[float, ...] | None:
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e18

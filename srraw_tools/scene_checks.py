@@ -102,6 +102,8 @@ def check_scene(
         link: registers neighbours; given by one that has done so before.
     """
     views = sorted((v for v in views if v.shot.focal_nominal), key=lambda view: view.shot.focal_nominal)
+    if not views:
+        return []
     by_phone = [view for view in views if view.shot.focal_planned in rig.phone_mm]
     if by_phone:  # two devices look from two places, and each has an exposure of its own
         rest = [view for view in views if view.shot.focal_planned not in rig.phone_mm]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,15 +27,17 @@ from srraw_tools.terminal import print_table
 
 if TYPE_CHECKING:
     from srraw_tools.camera import Camera
-    from srraw_tools.capture import CaptureEvent, Turn
+    from srraw_tools.capture import CaptureEvent
     from srraw_tools.checks import Expected, Finding
     from srraw_tools.hook import Hook
     from srraw_tools.live_focal import LiveFocal
     from srraw_tools.rig import Rig
     from srraw_tools.scene_watch import SceneWatch
-    from srraw_tools.sequence import Shot
+    from srraw_tools.sequence import Sequence, Shot
+    from srraw_tools.watched_folder import WatchedFolder
 
 TAKE_PICTURE = "Now take the picture; it is waited for."
+LONGEST_NAME = 200  # bytes
 LOOK_S = 0.25  # between two looks at where the lens stands
 POSITIVE = click.FloatRange(0, 1e9, min_open=True)
 
@@ -139,18 +142,15 @@ def capture(
     from srraw_tools.sequence import read_sequence
     from srraw_tools.watched_folder import WatchedFolder
 
-    hook = Hook(hook_script)
+    on_screen = has_keys() and not (plain or as_json or quiet or no_input)
+    hook = Hook(hook_script, silent=on_screen)
     own = "virtual" if virtual else "watched-folder" if watch else None
     rig = find_rig(rig_name or own) if rig_name or own else None
-    folder = _folder(out, name, resume)
-    if resume:
-        begun = read_sequence(folder)
+    folder = _folder(out, name, resume, quiet)
+    begun = read_sequence(folder) if resume else None
+    if begun:
         focal_mm = focal_mm or begun.planned_mm
         closing_shot = closing_shot or begun.closing_planned
-        if begun.shots:  # the rest is shot as these were
-            first = begun.shots[0]
-            f_number, iso = f_number or first.f_number, iso or first.iso
-            exposure_s, meter = exposure_s or first.exposure_s, False
     with ExitStack() as stack:
         if dry_run and rig:
             camera = None
@@ -166,7 +166,8 @@ def capture(
                     "Give the folder in which its raw files appear with --watch.",
                     wrong_use=True,
                 )
-            camera = WatchedFolder(watch) if watch else CameraProcess()
+            watched = WatchedFolder(watch) if watch else None
+            camera = watched or CameraProcess()
             if rig and rig.phone_mm:
                 camera = PairCamera(camera, CameraProcess(), rig)
             stack.callback(camera.close)
@@ -174,8 +175,10 @@ def capture(
         focal_mm = focal_mm or rig.stops_mm
         asked = {"f_number": f_number, "exposure_s": exposure_s, "iso": iso}
         expected = Expected(**{key: value or rig.settings.get(key) for key, value in asked.items()})
+        as_begun = _as_begun(begun, asked, expected) if begun else None
         if dry_run:
-            _print_plan(focal_mm, folder, rig, expected, closing_shot, meter)
+            _refuse_what_is_not_there(folder, resume, watch, virtual)
+            _print_plan(focal_mm, folder, rig, as_begun or expected, closing_shot, meter, as_json)
             return
         if auto and not rig.names.get("focal_mm"):
             raise UserError(
@@ -185,12 +188,16 @@ def capture(
             )
         live = LiveFocal(camera, rig)
         session = _Session(
-            camera, rig, live, focal_mm, expected, closing_shot, delete_on_card, backup, hook, meter
-        )
+            camera, rig, live, focal_mm, expected, closing_shot, delete_on_card, backup, hook, meter,
+            watched,
+        )  # fmt: skip
         by_hand = frozenset(rig.phone_mm or focal_mm if watch else ())
         hook("init")
-        if has_keys() and not (plain or as_json or quiet or no_input):
-            _guided(session, folder, out, resume, auto, turn or _leave_ring, by_hand)
+        first = session
+        if as_begun:
+            first = replace(session, expected=as_begun, meter=meter and not as_begun.exposure_s)
+        if on_screen:
+            _guided(first, session, folder, out, resume, auto, turn or _leave_ring, by_hand)
             return
         asks = rig.ring == "person" and not turn and not no_input
         ring = _leave_ring
@@ -198,7 +205,7 @@ def capture(
             ring = _ring_by_hand(session.live, auto, by_hand)
         if not quiet and not as_json:
             click.echo(f"{camera.model}, rig {rig.name}, into {folder}")
-        _in_lines(session, folder, turn or ring, asks, resume, as_json, quiet)
+        _in_lines(first, folder, turn or ring, asks, resume, as_json, quiet)
 
 
 @dataclass(frozen=True)
@@ -215,6 +222,7 @@ class _Session:
     backup: Path | None
     hook: Hook
     meter: bool
+    watched: WatchedFolder | None
 
     def metered(self, turn_ring: Callable[[float], object], tell: Callable[[str], None]) -> _Session:
         """The session with the exposure that metering finds, where it was asked for."""
@@ -229,17 +237,15 @@ class _Session:
         self, folder: Path, *, keep_anyway: bool, resume: bool, watch: SceneWatch, **asked: Any
     ) -> Iterator[CaptureEvent]:
         """Shoot one sequence, with the hook at its steps."""
-        from srraw_tools.capture import capture_sequence
+        from srraw_tools.capture import CaptureEvent, capture_sequence
         from srraw_tools.pair_camera import PairCamera
 
-        turn_ring = asked.pop("turn_ring")
+        def failed(problem: str, after: CaptureEvent | None = None) -> Iterator[CaptureEvent]:
+            if problem:
+                done, planned = (after.done, after.planned) if after else (0, len(self.focal_mm))
+                yield CaptureEvent("hook", done, planned, message=problem)
 
-        def turned(focal_mm: float) -> Turn | None:
-            if isinstance(self.camera, PairCamera):
-                self.camera.turn_to(focal_mm)
-            return turn_ring(focal_mm)
-
-        self.hook("start")
+        yield from failed(self.hook("start"))
         try:
             for event in capture_sequence(
                 self.camera,
@@ -247,7 +253,6 @@ class _Session:
                 self.rig,
                 focal_mm=self.focal_mm,
                 expected=self.expected,
-                turn_ring=turned,
                 watch=watch,
                 closing_shot=self.closing_shot,
                 keep_anyway=keep_anyway,
@@ -256,14 +261,18 @@ class _Session:
                 backup=self.backup,
                 **asked,
             ):
+                if event.kind == "turn" and isinstance(self.camera, PairCamera):
+                    self.camera.turn_to(event.focal_mm)
                 if event.kind == "taken" and event.shot:
                     self.live.compare(event.shot.focal_mm)
+                yield event
                 if event.kind == "shot" and event.kept:
                     for file in filter(None, (event.shot.file, event.shot.jpeg)):
-                        self.hook("download", folder / file)
-                yield event
+                        yield from failed(self.hook("download", folder / file), event)
         finally:
-            self.hook("stop")
+            problem = self.hook("stop")
+            if problem and not self.hook.silent:
+                click.echo(problem, err=True)
 
 
 def _in_lines(
@@ -302,8 +311,16 @@ def _in_lines(
         scene = watch.result()
     except (KeyboardInterrupt, click.Abort) as stop:
         click.echo(err=True)
-        hint = "Go on with --resume." if sys.stdin.isatty() else "Where nobody can answer, give --no-input."
-        raise UserError(f"Stopped; {folder} is not complete.", hint) from stop
+        if _is_complete(folder):
+            told = f"Stopped before its pictures were compared; {folder} is complete."
+            hint = f"Compare them with 'srraw check {folder}'."
+        elif isinstance(stop, click.Abort) and not sys.stdin.isatty():
+            told, hint = f"Stopped; {folder} is not complete.", "Where nobody can answer, give --no-input."
+        elif folder.is_dir():
+            told, hint = f"Stopped; {folder} is not complete.", "Go on with --resume."
+        else:
+            told, hint = "Stopped before the first shot.", ""
+        raise UserError(told, hint) from stop
     finally:
         watch.close()
     _refuse_if_incomplete([folder])
@@ -316,6 +333,7 @@ def _in_lines(
 
 
 def _guided(
+    first: _Session,
     session: _Session,
     folder: Path,
     out: Path,
@@ -324,7 +342,11 @@ def _guided(
     before_shot: Callable[[float], None],
     by_hand: frozenset[float],
 ) -> None:
-    """Shoot scene after scene on the full screen, until the person has enough."""
+    """Shoot scene after scene on the full screen, until the person has enough.
+
+    Args:
+        first: the session for the first scene, which may be one that was begun another day.
+    """
     from srraw_tools.capture import next_sequence, plan_steps
     from srraw_tools.commands.guided import LeaveScene, full_screen, new_guide
     from srraw_tools.scene_watch import SceneWatch
@@ -332,10 +354,12 @@ def _guided(
     steps = plan_steps(session.focal_mm, session.rig, session.closing_shot)
     folders: list[Path] = []
     told: list[str] = []
+    failure: UserError | None = None
     try:
         with full_screen() as (keys, show):
             going_on = True
             while going_on:
+                scene = session if folders else first
                 watch = SceneWatch(session.rig)
                 guide = new_guide(
                     folder, session.camera, session.rig, steps, keys, watch, session.live,
@@ -343,8 +367,10 @@ def _guided(
                 )  # fmt: skip
                 show(guide)
                 folders.append(folder)
+                if session.watched:
+                    session.watched.waiting = guide.while_waiting
                 try:
-                    for event in session.metered(guide.meter_at, guide.say).events(
+                    for event in scene.metered(guide.meter_at, guide.say).events(
                         folder,
                         keep_anyway=True,
                         resume=resume,
@@ -364,11 +390,17 @@ def _guided(
                 resume, folder = False, next_sequence(out) if going_on else folder
     except KeyboardInterrupt:
         told.append("Stopped.")
+    except UserError as error:  # of the camera or a disk: what was shot until then is told all the same
+        failure = error
     for line in told:
         click.echo(line, err=True)
     complete = [folder for folder in folders if _is_complete(folder)]
     click.echo(f"{len(complete)} of {len(folders)} scenes complete: {', '.join(map(str, folders))}.")
+    if failure:
+        raise failure
     _refuse_if_incomplete(folders)
+    if not complete:
+        raise UserError("No scene was shot.")
 
 
 def _refuse_if_incomplete(folders: list[Path]) -> None:
@@ -392,21 +424,43 @@ def _is_complete(folder: Path) -> bool:
     return (folder / SEQUENCE_FILE).is_file() and read_sequence(folder).complete
 
 
-def _folder(out: Path, name: str | None, resume: bool) -> Path:
+def _folder(out: Path, name: str | None, resume: bool, quiet: bool) -> Path:
     from srraw_tools.capture import next_sequence, unfinished_sequences
 
     if name is not None:
-        if not name or Path(name).name != name or name in (".", ".."):
-            raise UserError(f"{name!r} cannot be the name of a folder.", wrong_use=True)
+        whole = name and Path(name).name == name and not name.startswith(".")
+        if not whole or not name.isprintable() or len(os.fsencode(name)) > LONGEST_NAME:
+            raise UserError(f"{name!r} cannot be the name of a sequence's folder.", wrong_use=True)
         return out / name
     unfinished = unfinished_sequences(out)
     if resume:
         if not unfinished:
             raise UserError(f"No sequence in {out} was left unfinished.", wrong_use=True)
         return unfinished[-1]
-    if unfinished:
+    if unfinished and not quiet:
         click.echo(f"Note: {unfinished[-1]} is not finished; --resume goes on with it.", err=True)
     return next_sequence(out)
+
+
+def _as_begun(begun: Sequence, asked: dict[str, float | None], usual: Expected) -> Expected:
+    """How the rest of a sequence is shot: as asked now, as asked when it began, or as what was shot then."""
+    noted = begun.notes.get("asked")
+    first = next((s for focal in begun.planned_mm for s in begun.shots if s.focal_planned == focal), None)
+
+    def value(name: str) -> float | None:
+        then = noted.get(name) if isinstance(noted, dict) else None
+        then = then if isinstance(then, (int, float)) and then > 0 else None
+        return asked[name] or then or (first and getattr(first, name)) or getattr(usual, name)
+
+    return replace(usual, **{name: value(name) for name in asked})
+
+
+def _refuse_what_is_not_there(folder: Path, resume: bool, watch: Path | None, virtual: Path | None) -> None:
+    for name, path in (("--watch", watch), ("--virtual", virtual)):
+        if path and not path.is_dir():
+            raise UserError(f"{name} {path} is no folder.", wrong_use=True)
+    if folder.exists() and not resume:
+        raise UserError(f"{folder} is there already.", "Choose another --name.", wrong_use=True)
 
 
 def _print_plan(
@@ -416,11 +470,16 @@ def _print_plan(
     expected: Expected,
     closing_shot: bool,
     meter: bool,
+    as_json: bool,
 ) -> None:
     from srraw_tools.capture import plan_steps
     from srraw_tools.checks import setting_text
 
     steps = plan_steps(focal_mm, rig, closing_shot)
+    if as_json:
+        plan = {"rig": rig.name, "sequence": str(folder), **asdict(expected), "metered": meter}
+        print_json({**plan, "shots": [asdict(step) for step in steps]})
+        return
     settings = [setting_text(name, value) if value else "-" for name, value in asdict(expected).items()]
     if meter:
         settings = [said if said != "-" else "metered" for said in settings]
@@ -445,7 +504,10 @@ def _print_event(event: CaptureEvent, folder: Path, asks: bool) -> None:
     elif event.kind == "present":
         click.echo(f"{event.focal_mm:5g} mm  {event.shot.file}  shot before")
     elif event.kind == "lost":
-        click.echo(f"{event.focal_mm:5g} mm  {event.message} Trying again.", err=True)
+        said = event.message.removesuffix("; then --resume.").removesuffix(".")
+        click.echo(f"{event.focal_mm:5g} mm  {said}. It is tried again.", err=True)
+    elif event.kind == "hook":
+        click.echo(event.message, err=True)
     elif event.kind == "found":
         click.echo(
             f"{event.focal_mm:5g} mm  {event.shot.file}  found: it was shot before the camera was lost"
@@ -457,6 +519,8 @@ def _print_event(event: CaptureEvent, folder: Path, asks: bool) -> None:
         )
         if not asks:
             _print_findings(event.findings)
+        if event.message:
+            click.echo(f"          {event.message}", err=True)
 
 
 def _shot_text(shot: Shot) -> str:

@@ -83,15 +83,25 @@ class Guide:
             if key == "n":
                 leaving = True
                 self._show(message="This scene is not complete. Press n once more to leave it so.")
-        waits = "Now take the picture; it is waited for." if focal_mm in self._by_hand else ""
-        self._show(doing="shoot", message=waits)
+        self._show(doing="await" if focal_mm in self._by_hand else "shoot", message="")
         self._before_shot(focal_mm)
         return Turn.SHOOT
+
+    def while_waiting(self) -> None:
+        """Asked again and again while a person's own finger is to release the shutter.
+
+        Raises:
+            LeaveScene: by a key.
+        """
+        key = self._keys.pressed(0)
+        if key in ("q", "n"):
+            raise LeaveScene(key == "n")
 
     def meter_at(self, focal_mm: float) -> None:
         """Wait for the ring at a focal length at which the exposure is metered."""
         self._show(now=Step(focal_mm, "metering"), message="Metering: the test shots stay on the card.")
-        self.turn_ring(focal_mm)
+        while self.turn_ring(focal_mm) is not Turn.SHOOT:
+            self._show(message="Metering needs this focal length: [Enter] to shoot, [q] to leave.")
 
     def say(self, said: str) -> None:
         """Show what metering found."""
@@ -130,10 +140,10 @@ class Guide:
         )
         if event.kind == "turn":
             self._show(now=step)
-        elif event.kind == "set":
-            self._show(message=event.message)
+        elif event.kind in ("set", "hook"):
+            self._show(message=event.message or self.screen.message)
         elif event.kind == "lost":
-            self._show(message=f"{event.message} Trying again.")
+            self._show(message=f"{event.message.removesuffix('; then --resume.')}. It is tried again.")
         elif event.kind == "taken":
             self._take_in(event)
         elif event.kind == "skipped" and step:
@@ -153,7 +163,9 @@ class Guide:
     def _settle(self, event: CaptureEvent, step: Step) -> None:
         kept = event.kind == "present" or event.kept
         done = self.screen.done | ({step: event.shot} if kept else {})
-        message = f"{event.focal_mm:g} mm: {event.shot.file}" if kept else self.screen.message
+        message = event.message or (
+            f"{event.focal_mm:g} mm: {event.shot.file}" if kept else self.screen.message
+        )
         self._show(done=done, skipped=self.screen.skipped - {step}, message=message)
 
     def _look_at_camera(self) -> None:

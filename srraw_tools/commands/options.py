@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +23,26 @@ scheduler_option = click.option(
     metavar="ADDRESS",
     help="Work on a Dask cluster that shares these folders, such as tcp://host:8786 (srraw[cluster]).",
 )
-PATH = click.Path(path_type=Path)
+
+
+class AnyPath(click.Path):
+    """A path that can be asked about, whether there is something or not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        try:
+            os.stat(path)
+            str(path).encode()
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # the command says what it needs
+        except OSError as error:
+            self.fail(f"'{path}' cannot be looked at: {error.strerror}.", param, ctx)
+        except UnicodeEncodeError:
+            self.fail(f"the name of {str(path)!r} is not UTF-8; rename it.", param, ctx)
+        return path
+
+
+PATH = AnyPath(path_type=Path)
 
 
 class NumberList(click.ParamType):

@@ -90,6 +90,10 @@ def new_rig(
         raise UserError(
             "--lens takes the shortest and the longest focal length.", "24,240, say.", wrong_use=True
         )
+    if not (name or out.stem).isprintable():
+        raise UserError(f"{name or out.stem!r} cannot be the name of a rig.", "Give --name.", wrong_use=True)
+    if out.suffix != ".toml":
+        raise UserError(f"{out} is not the name of a rig.", "Give --out a name in .toml.", wrong_use=True)
     if out.exists() and not overwrite:
         raise UserError(f"{out} is there already.", "Give --overwrite or another --out.", wrong_use=True)
     with ExitStack() as stack:
@@ -102,6 +106,6 @@ def new_rig(
         text, model = rig_toml(camera, name or out.stem, (lens_mm[0], lens_mm[1])), camera.model
     with replacing(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    read_rig(out)
+        read_rig(temporary)
     click.echo(text, nl=False)
     click.echo(f"Written for {model}: {out}", err=True)
