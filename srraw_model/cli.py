@@ -202,7 +202,6 @@ def evaluate(
     Example: srraw-eval srraw.h5 --models run/model.pt,lapsrn:LapSRN_x4.mat --protocol registered
     """
     from srraw_model.evaluate import (
-        BICUBIC,
         RECORD_FILE,
         evaluate_models,
         known_scores,
@@ -239,10 +238,12 @@ def evaluate(
         quiet=quiet or as_json,
     )
     scores: list[Score] = []
+    kept = dict(known)
     for score in tracked:
+        if scores and score.pair != scores[-1].pair:  # a pair is done: keep it, come what may
+            write_json(out / RECORD_FILE, record_of(evaluation, list(kept.values())))
         scores.append(score)
-        if score.pair != scores[0].pair and score.model == BICUBIC:  # a pair is done: keep it, come what may
-            write_json(out / RECORD_FILE, record_of(evaluation, scores[:-1]))
+        kept[score.pair, score.model] = score
     written = write_tables(evaluation, scores, out, table=number)
     if as_json:
         print_json(record_of(evaluation, scores))

@@ -146,6 +146,8 @@ def _check(pair: PairAlignment) -> None:
     for name in (pair.low, pair.high, *([] if pair.flow is None else [pair.flow])):
         if not name or Path(name).name != name:
             raise ValueError(f"{name!r} is no file of the sequence's own folder")
+    if pair.flow is not None and not (pair.flow.startswith("flow_") and pair.flow.endswith(".npz")):
+        raise ValueError(f"{pair.flow!r} is no file of a flow")  # such a file is deleted with its alignment
     if pair.zoom not in ZOOMS or isinstance(pair.zoom, bool):
         raise ValueError(f"a zoom of {pair.zoom!r} does not exist")
     matrix = np.asarray(pair.low_to_high, np.float64)

@@ -238,7 +238,7 @@ def _shoot_steps(
                 made.back_up(taken.shot)
                 if watch:
                     watch.add(folder / taken.shot.file, taken.shot, taken.raw, closing=step.closing)
-            undeleted = made.finish()
+            undeleted = made.finish(kept)
             unread, lost = taken.shot is None, 0  # what comes after a file that was cut may be all of it
             yield event(
                 "shot", step, shot=taken.shot, findings=findings, facts=facts, kept=kept, message=undeleted

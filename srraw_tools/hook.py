@@ -34,7 +34,7 @@ class Hook:
         """
         if self.script is None:
             return ""
-        told_to = subprocess.DEVNULL if self.silent else sys.stderr.fileno()
+        told_to = subprocess.DEVNULL if self.silent or sys.stderr is None else sys.stderr.fileno()
         told = {"ACTION": action, "ARGUMENT": str(argument) if argument else ""}
         try:
             status = subprocess.run(

@@ -162,14 +162,17 @@ class Making:
             return Taken()
         return self._look(step)
 
-    def finish(self) -> str:
+    def finish(self, kept: bool) -> str:
         """The shot is written down: only now may its files go from the card, and the journal with them.
+
+        Args:
+            kept: the shot counts; one that does not stays on the card, as the disk will hold another one.
 
         Returns:
             Why a file could not be deleted on the card, if so.
         """
         problem = ""
-        for file in self.kept if self.delete_on_card else ():
+        for file in self.kept if kept and self.delete_on_card else ():
             try:
                 self.camera.delete(file)
             except UserError as error:  # it stays on the card then, and nothing is lost

@@ -168,7 +168,7 @@ def rig_for(model: str, serial: str | None) -> Rig:
 def _rig_of(text: str, source: str) -> Rig:
     try:
         record = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits is a ValueError
         raise UserError(f"The rig {source} is not TOML: {error}.", wrong_use=True) from error
 
     def refuse(problem: str) -> UserError:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from srraw_model.evaluate import BICUBIC, Evaluation, detailed_crop, picture_of
 from srraw_model.pictures import target_picture
 from srraw_model.study.plan import IMAGES, KEY_FILE, PLAN_FILE, Comparison, Plan, plan_record
+from srraw_model.study.votes import DATABASE
 from srraw_tools import shards
 from srraw_tools.errors import UserError
 from srraw_tools.files import write_json
@@ -130,10 +131,15 @@ def make_study(
     out = Path(out)
     if (out / PLAN_FILE).exists() and not overwrite:
         raise UserError(f"{out} holds a study already.", "Give --overwrite or another --out.", wrong_use=True)
-    out.mkdir(parents=True, exist_ok=True)
-    if (out / IMAGES).exists():
-        shutil.rmtree(out / IMAGES)
-    (out / IMAGES).mkdir()
+    if (out / DATABASE).exists():
+        raise UserError(f"{out} holds votes on another study.", "Choose another --out.", wrong_use=True)
+    unfinished = out / f".{IMAGES}"  # of this study, until it is whole
+    foreign = out.is_dir() and any(path != unfinished for path in out.iterdir())
+    if foreign and not (out / PLAN_FILE).exists():
+        raise UserError(f"{out} is not empty, and holds no study.", "Choose another --out.", wrong_use=True)
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    unfinished.mkdir(parents=True)
     rng = np.random.default_rng((seed, 2))
     pictures: dict[str, tuple[str, str]] = {}
     comparisons: list[Comparison] = []
@@ -144,12 +150,14 @@ def make_study(
         methods = methods or tuple(scene.results)
         if len(methods) < 2:
             raise UserError("A study compares two methods or more.", "Name more of them.", wrong_use=True)
+        if taken := {"input", SPOILT} & set(methods):
+            raise UserError(f"A method cannot be called {taken.pop()!r}.", "Rename it.", wrong_use=True)
         best = scene.results[methods[0]]
         spoilt = cv2.GaussianBlur(best, (0, 0), SPOILT_SIGMA_PX)
         shown = {**scene.results, SPOILT: spoilt} | (
             {"input": scene.input} if scene.input is not None else {}
         )
-        names = _write_pictures(out / IMAGES, shown, rng)
+        names = _write_pictures(unfinished, shown, rng)
         pictures |= {name: (scene.name, method) for method, name in names.items()}
         given = names.get("input")
         pairs = [(a, b) for i, a in enumerate(methods) for b in methods[i + 1 :] if all_pairs or i == 0]
@@ -177,6 +185,9 @@ def make_study(
         practice=tuple((chosen[::-1] * practice)[:practice]),
     )
     key = {"id": plan.id, "methods": methods, "pictures": pictures, "better": better}
+    if (out / IMAGES).exists():
+        shutil.rmtree(out / IMAGES)
+    unfinished.rename(out / IMAGES)
     write_json(out / KEY_FILE, key)
     write_json(out / PLAN_FILE, plan_record(plan))
 

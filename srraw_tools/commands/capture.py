@@ -384,6 +384,8 @@ def _guided(
                 except LeaveScene as leave:
                     going_on = leave.to_next
                 finally:
+                    if _is_complete(folder):
+                        watch.result()  # a person who leaves at once is told all the same
                     told += [f"{folder}, {finding.shot or 'all'}: {finding.what}; {finding.remedy}."
                              for finding in watch.findings() or ()]  # fmt: skip
                     watch.close()
