@@ -23,7 +23,7 @@ from srraw_tools.commands.options import (
     print_json,
     quiet_option,
 )
-from srraw_tools.errors import UserError
+from srraw_tools.errors import SystemErrorsTold, UserError
 from srraw_tools.terminal import PLAIN_EVERY_S, duration, print_table, size, with_progress
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _kind_of(kind: type) -> Callable[..., Any]:
     return lambda _context, _option, value: None if value is None else kind(value)
 
 
-@click.command("srraw-train", context_settings=SETTINGS)
+@click.command("srraw-train", cls=SystemErrorsTold, context_settings=SETTINGS)
 @click.argument("data", type=PATH)
 @click.option("--out", type=PATH, default=Path("run"), show_default=True, help="Folder of the run.")
 @click.option("--config", type=PATH, help="TOML file of any options below; the command line goes before it.")
@@ -140,7 +140,7 @@ def train(data: Path, print_config: bool, dry_run: bool, quiet: bool, **options:
         click.echo(f"{training.out / CHECKPOINT_FILE}: {training.label}, {training.step} steps.")
 
 
-@click.command("srraw-eval", context_settings=SETTINGS)
+@click.command("srraw-eval", cls=SystemErrorsTold, context_settings=SETTINGS)
 @click.argument("data", type=PATH)
 @click.option(
     "--models",
@@ -273,7 +273,7 @@ class _CropType(click.ParamType):
         return x, y, width, height
 
 
-@click.command("srraw-zoom", context_settings=SETTINGS)
+@click.command("srraw-zoom", cls=SystemErrorsTold, context_settings=SETTINGS)
 @click.argument("photo", type=PATH, required=False)
 @click.option("--checkpoint", type=PATH, required=True, help="The model.pt that srraw-train wrote.")
 @zoom_option

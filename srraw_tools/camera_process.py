@@ -194,6 +194,8 @@ def serve(gp: Any | None = None) -> None:
                 problem = f"Cannot write the download: {error.strerror or error}."
                 answer = {"problem": [problem, "Free some space; then --resume.", False, False]}
             _send(answers, answer)
+    except BrokenPipeError:
+        pass  # whoever asked is gone
     finally:
         if camera is not None:
             camera.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -138,7 +139,7 @@ def capture_sequence(
     at_end: Callable[[], Turn | None] = lambda: None,
     watch: SceneWatch | None = None,
     closing_shot: bool = False,
-    keep_anyway: bool = False,
+    attended: bool = False,
     resume: bool = False,
     delete_on_card: bool = False,
     backup: Path | None = None,
@@ -162,7 +163,8 @@ def capture_sequence(
         watch: gets every shot that is kept, to compare it with the others.
         closing_shot: repeat the first focal length at the end, into closing.ARW or the like, which shows a
             tripod that crept and light that drifted.
-        keep_anyway: a shot with findings that is not shot again counts as done: a person has decided.
+        attended: a person answers: a shot with findings that is not shot again counts as done then. Where
+            nobody does, and a person's own finger shoots, a file that is none is told, and waited on.
         resume: go on with a sequence that was begun; shots that are whole are kept.
         delete_on_card: delete from the camera what was downloaded and verified, in the backup too.
         backup: a folder, best on another disk, that gets a verified second copy of the sequence's folder.
@@ -175,11 +177,16 @@ def capture_sequence(
     apply_settings(camera, rig, expected)  # what the camera cannot do is refused before a folder is made
     book = _Book(folder, steps, rig, expected)
     copies = None if backup is None else _begin_backup(backup / folder.name, folder, resume)
-    with book.opened(resume):
-        yield from _shoot_steps(
-            camera, book, Making(camera, folder, copies, delete_on_card),
-            turn_ring=turn_ring, shoot_again=shoot_again, at_end=at_end, watch=watch, keep_anyway=keep_anyway,
-        )  # fmt: skip
+    try:
+        with book.opened(resume):
+            yield from _shoot_steps(
+                camera, book, Making(camera, folder, copies, delete_on_card),
+                turn_ring=turn_ring, shoot_again=shoot_again, at_end=at_end, watch=watch, attended=attended,
+            )  # fmt: skip
+    finally:
+        if copies is not None:
+            with suppress(OSError):
+                copies.rmdir()  # where nothing was copied
 
 
 def _shoot_steps(
@@ -191,7 +198,7 @@ def _shoot_steps(
     shoot_again: Callable[[tuple[Finding, ...]], bool],
     at_end: Callable[[], Turn | None],
     watch: SceneWatch | None,
-    keep_anyway: bool,
+    attended: bool,
 ) -> Iterator[CaptureEvent]:
     """Shoot what is missing of a sequence that is open; the arguments are `capture_sequence`'s."""
     steps, folder, rig, expected = book.steps, book.folder, book.rig, book.expected
@@ -213,7 +220,7 @@ def _shoot_steps(
                     made.forget()
                     yield event("turn", step)
                     if camera.by_hand and not unread:
-                        made.look_at_card()
+                        made.look_at_card(drop_new=attended)
                     wish = turn_ring(step.focal_mm)
                     if wish not in (None, Turn.SHOOT):
                         return wish
@@ -229,8 +236,9 @@ def _shoot_steps(
             findings = taken.findings + book.check(step, taken, expected)
             facts = taken.facts
             yield event("taken", step, shot=taken.shot, findings=findings, facts=facts)
-            again = bool(findings) and shoot_again(findings)
-            kept = taken.shot is not None and (not findings or (keep_anyway and not again))
+            stray = taken.shot is None and camera.by_hand and not attended  # the shot itself is still to come
+            again = bool(findings) and (shoot_again(findings) or stray)
+            kept = taken.shot is not None and (not findings or (attended and not again))
             if kept or (taken.shot and step not in book.shots):  # else a good one stays where it is
                 made.place()
             book.write_down(step, taken.shot if kept else None, findings)
@@ -298,12 +306,22 @@ class _Book:
 
     @contextmanager
     def opened(self, resume: bool) -> Iterator[None]:
-        """Make the folder, or take up what is in it; nobody else may shoot into it meanwhile."""
+        """Make the folder, or take up what is in it; nobody else may shoot into it meanwhile.
+
+        Where a person leaves before the first shot, nothing of it stays.
+        """
         if not (self.folder / SEQUENCE_FILE).exists():
             _make_folder(self.folder)
-        with only_one(self.folder / LOCK, f"Another session shoots into {self.folder}."):
-            self._open(resume)
-            yield
+        try:
+            with only_one(self.folder / LOCK, f"Another session shoots into {self.folder}."):
+                self._open(resume)
+                yield
+        except UserError:  # of a camera or a disk: --resume goes on
+            raise
+        except BaseException:
+            if [path.name for path in self.folder.iterdir()] == [SEQUENCE_FILE]:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def _open(self, resume: bool) -> None:
         if not (self.folder / SEQUENCE_FILE).exists():
@@ -428,8 +446,8 @@ def _make_folder(folder: Path) -> None:
 
 def _begin_backup(folder: Path, of: Path, resume: bool) -> Path:
     """The folder of second copies; raises UserError where it holds something else already."""
-    if folder.resolve() == of.resolve():
-        raise UserError("--backup is the folder of the sequences itself.", "Choose another.", wrong_use=True)
+    if of.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise UserError(f"--backup would be {folder}, in {of} itself.", "Choose another.", wrong_use=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()) and not resume:

@@ -83,7 +83,7 @@ def check_shot(
 def setting_text(name: str, value: float) -> str:
     """A setting in a photographer's words: f/20, 1/50 s, ISO 100."""
     if name == "exposure_s":
-        return f"{value:g} s" if value > 0.3 else f"1/{1 / value:.4g} s"
+        return f"{value:g} s" if value > 0.3 else f"1/{float(f'{1 / value:.4g}'):g} s"
     return f"f/{value:g}" if name == "f_number" else f"ISO {value:g}"
 
 

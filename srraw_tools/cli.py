@@ -18,9 +18,13 @@ from srraw_tools.commands.rigs import rigs
 from srraw_tools.commands.simulate import simulate
 from srraw_tools.commands.stats import stats
 from srraw_tools.commands.verify import verify
+from srraw_tools.errors import SystemErrorsToldInGroup
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=SystemErrorsToldInGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="srraw")
 def main() -> None:
     """Make real zoom data with your camera: capture, align, pack."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import IO, Any
 
 import click
@@ -29,3 +30,20 @@ class UserError(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"Error: {self}", file=file, err=file is None)
+
+
+class SystemErrorsTold(click.Command):
+    """A command that tells what the operating system refuses, such as a full disk, as a user's error."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno in (None, errno.EPIPE):  # a library's own error; a reader that had enough
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            raise UserError(f"{where}{error.strerror}.", "Look at the disk and the permissions.") from error
+
+
+class SystemErrorsToldInGroup(SystemErrorsTold, click.Group):
+    """The same for a group of commands."""

@@ -235,6 +235,7 @@ def _finding(finding: Finding) -> Text:
 KEYS = {
     "turn": "[Enter] shoot  [a]gain the last  [s]kip  [b]ack  [n]ext scene  [q]uit",
     "judge": "[Enter] shoot it again  [k]eep it  [q]uit",
+    "missing": "[Enter] shoot it again  [k] leave it out  [q]uit",
     "end": "[Enter] or [n] next scene  [a]gain the last  [b]ack  [q]uit",
     "await": "[n]ext scene  [q]uit",
     "wait": " ",  # a line that is empty would show its own outline
@@ -246,4 +247,5 @@ def _keys(screen: Screen) -> RenderableType:
     if screen.doing == "turn" and screen.auto:
         waits = "[Enter] or by itself" if screen.believed else "[Enter] shoot, then by itself"
         return Text(f"{waits}  [a]gain  [s]kip  [b]ack  [n]ext scene  [q]uit", "reverse", no_wrap=True)
-    return Text(KEYS[screen.doing], "reverse", no_wrap=True, overflow="ellipsis")
+    missing = screen.doing == "judge" and screen.last.shot is None
+    return Text(KEYS["missing" if missing else screen.doing], "reverse", no_wrap=True, overflow="ellipsis")

@@ -10,21 +10,29 @@ from srraw_tools.checks import Expected, Finding, check_shot
 from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of
 from srraw_tools.raw import read_raw
-from srraw_tools.rig import Rig
+from srraw_tools.rig import Rig, installed_rigs
 from srraw_tools.scene_checks import check_clipping, check_closing, check_scene, view_of
 from srraw_tools.sequence import Sequence, Shot, read_sequence
 
+PAPERS_RIG = "sony-fe-24-240"
 
-def check_sequence(folder: Path, rig: Rig) -> tuple[Sequence, list[Finding]]:
+
+def check_sequence(folder: Path, rig: Rig | None = None) -> tuple[Sequence, list[Finding]]:
     """Check the shots of a sequence, ours or as published: files, EXIF, pictures.
 
     What most shots have is what every shot ought to have: settings and camera are compared with the usual
     ones. Shots without a raw file are checked by their EXIF alone.
 
+    Args:
+        rig: whose thresholds count; by default that with which the sequence was shot, or the paper's where
+            that is not among ours.
+
     Raises:
         UserError: the folder holds no sequence.
     """
     sequence = read_sequence(folder)
+    rigs = installed_rigs()
+    rig = rig or rigs.get(str(sequence.notes.get("rig"))) or rigs[PAPERS_RIG]
     findings: list[Finding] = []
     shots: list[Shot] = []
     views = []

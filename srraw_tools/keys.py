@@ -18,6 +18,7 @@ except ImportError:  # Windows has no such terminals
 
 ENTER = "enter"
 LEAST = (72, 22)  # columns and lines of a full screen
+DRAWN = "█▁✓▸╭┏"  # among what a full screen is made of
 DUMB = ("", "dumb", "unknown")  # terminals on which nothing can be drawn
 
 
@@ -26,6 +27,10 @@ def has_keys() -> bool:
     if termios is None or sys.stdin is None or sys.stdout is None:
         return False
     if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") in DUMB:
+        return False
+    try:
+        DRAWN.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
         return False
     columns, lines = shutil.get_terminal_size()
     return columns >= LEAST[0] and lines >= LEAST[1]

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from srraw_tools.camera import Camera, CardFile
 from srraw_tools.checks import Finding
@@ -85,7 +85,7 @@ class Making:
         self.delete_on_card = delete_on_card
         self.home = folder / UNDER_WAY
         self.stem: str | None = None
-        self.before: list[CardFile] | None = None  # listed once: a full card takes seconds
+        self.before: list[CardFile] | None = None
         self.copies: dict[Path, tuple[CardFile, str]] = {}  # verified: where on the card, SHA-256
         self.kept: list[CardFile] = []
         self._names: dict[Path, str] = {}  # of the shot that was looked at: download, its name to be
@@ -122,12 +122,16 @@ class Making:
         self.stem, self.copies, self.kept = None, {}, []
         shutil.rmtree(self.home, ignore_errors=True)
 
-    def look_at_card(self) -> None:
+    def look_at_card(self, drop_new: bool = True) -> None:
         """What lies there by now, such as a file that came late, is not of the shot that comes.
 
         It is looked at as the shutter is released; where a person does that, as they are asked to.
+
+        Args:
+            drop_new: False where nobody is asked: what came since the last shot may be this one.
         """
-        self.camera.new_files(0)
+        if drop_new:
+            self.camera.new_files(0)
         self.before = self.camera.card_files()
 
     def shoot(self, step: Step, rig: Rig) -> Taken:
@@ -135,7 +139,7 @@ class Making:
         self._look_for_room()
         with _writing_into(self.folder):
             self.home.mkdir(exist_ok=True)
-        if self.before is None or not self.camera.by_hand:
+        if not self.camera.by_hand:
             self.look_at_card()
         self.stem, self.copies = step.stem, {}
         self._write()
@@ -193,6 +197,8 @@ class Making:
                 shutil.copyfile(source, temporary)
             if sha256_of(copy) != wanted:
                 raise UserError(f"The backup {copy} is damaged.", "Check its disk; then --resume.")
+        with _writing_into(self.backup):
+            _remove_others(self.backup, PurePath(shot.file).stem, (shot.file, shot.jpeg))
 
     def _look_for_room(self) -> None:
         for folder in filter(None, (self.folder, self.backup)):
@@ -225,6 +231,7 @@ class Making:
         """Give the shot's files their names. Only now does it replace one that was made before it."""
         # The raw file comes last: where it is, the shot is whole.
         with _writing_into(self.folder):
+            _remove_others(self.folder, self.stem, tuple(self._names.values()))
             for path in reversed(self._names):
                 os.replace(path, self.folder / self._names[path])
             sync_folder(self.folder)
@@ -245,6 +252,13 @@ class Making:
         self._names = {path: f"{step.stem}.{file_format(path)}" for path in (raws[0], *jpegs[:1])}
         jpeg = self._names[jpegs[0]] if jpegs else None
         return replace(taken, shot=replace(taken.shot, file=self._names[raws[0]], jpeg=jpeg))
+
+
+def _remove_others(folder: Path, stem: str, names: tuple[str | None, ...]) -> None:
+    """Remove what an earlier shot has left under this one's stem, such as a JPEG where this one has none."""
+    for name in (f"{stem}.{suffix}" for suffix in (*RAW_FORMATS, "JPG")):
+        if name not in names:
+            (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -62,23 +62,27 @@ class WatchedFolder:
     def shoot(self, settle_s: float, files: int = 0) -> list[CardFile]:
         """Wait, for as long as it takes, until a whole raw file is there; it, and those that come with it.
 
+        Of several raw files that come together the oldest is given; the others are of the shots that follow.
         Pictures without a raw file are given after NO_RAW_S, but those that come late, beside a raw file that
         was taken before; anything else that appears is left alone.
         """
         settle_s = max(settle_s, LEAST_STILL_S)
-        return self._still(lambda new: settle_s if any(map(_is_raw, new)) else NO_RAW_S, self._is_shot)
+        return self._still(
+            lambda new: settle_s if any(map(_is_raw, new)) else NO_RAW_S, self._is_shot, _one_shot
+        )
 
     def new_files(self, silence_s: float) -> list[CardFile]:
         """The files that are new and whole; with 0 what is there by now, whole or not."""
-        return self._still(lambda new: silence_s, lambda file: True, even_none=True)
+        return self._still(lambda new: silence_s, lambda file: True, dict, even_none=True)
 
     def _still(
         self,
         silence_s: Callable[[dict[CardFile, int]], float],
         wanted: Callable[[CardFile], bool],
+        chosen: Callable[[dict[CardFile, int]], dict[CardFile, int]],
         even_none: bool = False,
     ) -> list[CardFile]:
-        """The wanted files that are new, once nothing has changed for as long as they ask for."""
+        """Those chosen of the wanted files that are new, once nothing has changed for as long as they ask."""
         seen: dict[CardFile, int] = {}
         still_since = time.monotonic()
         while True:
@@ -90,7 +94,7 @@ class WatchedFolder:
             if new != seen:
                 seen, still_since = new, time.monotonic()
             if (new or even_none) and time.monotonic() - still_since >= silence_s(new):
-                found = {file: size for file, size in new.items() if size or silence_s(new) == 0}
+                found = chosen({file: size for file, size in new.items() if size or silence_s(new) == 0})
                 if found or even_none:
                     self._known |= found
                     self._raws |= {_stem(file) for file in found if _is_raw(file)}
@@ -154,6 +158,12 @@ class WatchedFolder:
 
     def close(self) -> None:
         """There is nothing to let go."""
+
+
+def _one_shot(files: dict[CardFile, int]) -> dict[CardFile, int]:
+    """Without the raw files after the first one, and what shares their names."""
+    stems = list(dict.fromkeys(_stem(file) for file in files if _is_raw(file)))
+    return {file: size for file, size in files.items() if _stem(file) not in stems[1:]}
 
 
 def _is_raw(file: CardFile) -> bool:

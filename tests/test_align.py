@@ -213,6 +213,18 @@ def test_a_foreign_alignment_is_one_sentence(tmp_path, text, says):
         read_alignment(tmp_path / "alignment.json")
 
 
+def test_an_alignment_names_no_file_but_its_own_as_its_flow(sequences):
+    """What an alignment names as its flow is deleted when it is made anew."""
+    align_sequence(sequences / "00001", zooms=(8,))
+    path = sequences / "00001" / "alignment.json"
+    record = read_json(path)
+    for flow in ("00001.dng", "../flow_4x.npz", "flow_4x.dng"):
+        record["pairs"][0]["flow"] = flow
+        write_json(path, record)
+        with pytest.raises(UserError, match="damaged"):
+            read_alignment(path)
+
+
 def test_impossible_options_are_wrong_use(simulated):
     for options in ({"zooms": (3,)}, {"zooms": ()}, {"motion": "magic"}):
         with pytest.raises(UserError) as caught:

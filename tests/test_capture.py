@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from fake_gphoto2 import fake_gp
 
 from srraw_tools.camera import CardFile, GphotoCamera
-from srraw_tools.capture import Turn, capture_sequence, next_sequence, plan_shots
+from srraw_tools.capture import Turn, capture_sequence, next_sequence, plan_shots, unfinished_sequences
 from srraw_tools.checks import Expected
 from srraw_tools.errors import UserError
 from srraw_tools.exif import Exif
@@ -245,7 +247,7 @@ def test_a_file_that_changed_since_it_was_shot_is_not_overwritten(files, tmp_pat
 
 def test_a_person_may_keep_a_shot_and_the_finding_stays_on_record(files, tmp_path):
     gp = fake_gp([["150.jpg"], ["150.jpg"]], files)
-    events = shoot(gp, tmp_path / "s", keep_anyway=True)
+    events = shoot(gp, tmp_path / "s", attended=True)
     assert [event.kept for event in events if event.kind == "shot"] == [True, True]
     sequence = read_sequence(tmp_path / "s")
     assert sequence.complete
@@ -264,6 +266,69 @@ def test_a_good_shot_that_is_shot_again_in_vain_is_still_there(files, tmp_path):
     assert sequence.complete
     assert sequence.notes["findings"] == {}
     assert sha256_of(tmp_path / "s" / "00002.dng") == sequence.shots[1].sha256
+
+
+def test_a_jpeg_of_the_shot_before_goes_with_it(files, tmp_path):
+    gp = fake_gp([["35.jpg", "b.jpg"], ["35b.jpg"], ["150.jpg"]], files)
+    other = tmp_path / "35b.dng"
+    other.write_bytes(files["35.jpg"].read_bytes() + bytes(2))  # another file of the same focal length
+    gp.files["35b.jpg"] = other
+    wishes = [None, Turn.AGAIN, None, None]
+    folder, usb = tmp_path / "s", tmp_path / "usb"
+    shoot(gp, folder, turn_ring=lambda focal: wishes.pop(0), backup=usb)
+    names = ["00001.dng", "00002.dng", "sequence.json"]
+    for place in (folder, usb / "s"):
+        assert sorted(path.name for path in place.iterdir()) == names
+        assert (place / "00002.dng").read_bytes() == other.read_bytes()
+    assert read_sequence(folder).shots[1].jpeg is None
+
+
+class Left(Exception):
+    """A person has enough."""
+
+
+@pytest.mark.parametrize("shots", [0, 1])
+def test_a_scene_that_was_only_looked_at_leaves_nothing_behind(files, tmp_path, shots):
+    def turn(focal):
+        if gp.released == shots:
+            raise Left
+
+    gp = fake_gp([["35.jpg"], ["150.jpg"]], files)
+    with pytest.raises(Left):
+        shoot(gp, tmp_path / "s", turn_ring=turn, backup=tmp_path / "usb")
+    assert (tmp_path / "s").exists() == bool(shots)
+    assert (tmp_path / "usb" / "s").exists() == bool(shots)
+    assert shoot(gp, tmp_path / "s", resume=bool(shots), backup=tmp_path / "usb")[-1].done == 2
+
+
+def test_what_is_shot_is_not_backed_up_into_itself(files, tmp_path):
+    for backup in (tmp_path, tmp_path / "s" / "usb"):
+        with pytest.raises(UserError, match="Choose another"):
+            shoot(fake_gp([["35.jpg"]], files), tmp_path / "s", backup=backup)
+    assert not (tmp_path / "s").exists()
+
+
+def test_two_sessions_do_not_shoot_into_one_sequence(files, tmp_path):
+    gp = fake_gp([["35.jpg"], ["150.jpg"]], files)
+    folder = tmp_path / "s"
+
+    def turn(focal):
+        assert unfinished_sequences(tmp_path) == []  # --resume does not offer it
+        program = "import sys; from srraw_tools.files import is_held; from pathlib import Path; "
+        program += "sys.exit(is_held(Path(sys.argv[1])))"
+        held = subprocess.run([sys.executable, "-c", program, str(folder / ".capturing")], check=False)
+        assert held.returncode == 1
+        with pytest.raises(UserError, match="Another session shoots into"):
+            shoot(fake_gp([["35.jpg"]], files), folder, resume=True)
+
+    assert shoot(gp, folder, turn_ring=turn)[-1].done == 2
+    assert not (folder / ".capturing").exists()
+
+
+def test_a_shot_that_does_not_count_stays_on_the_card(files, tmp_path):
+    gp = fake_gp([["150.jpg"], ["150.jpg"]], files)
+    shoot(gp, tmp_path / "s", delete_on_card=True)
+    assert gp.deleted == ["150.jpg"]  # the second, which is of its focal length
 
 
 def test_autofocus_that_finds_nothing_says_to_focus_by_hand(files, tmp_path):

@@ -77,6 +77,7 @@ def test_a_sequence_that_is_resumed_with_another_exposure_is_not_mixed():
     [
         ("exposure_s", 0.02, "1/50 s"),
         ("exposure_s", 1.6, "1.6 s"),
+        ("exposure_s", 1 / 10000, "1/10000 s"),
         ("f_number", 6.3, "f/6.3"),
         ("iso", 100, "ISO 100"),
     ],

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -71,8 +75,8 @@ def odd_files(tmp_path):
         (("capture", "--rig", "magic"), 2, "no rig 'magic'"),
         (("capture", "--virtual", "nowhere"), 2, "nowhere"),
         (("capture", "--resume", "--out", "empty"), 2, "unfinished"),
-        (("capture", "--name", "../x"), 2, "name of a folder"),
-        (("capture", "--name", ""), 2, "name of a folder"),
+        (("capture", "--name", "../x"), 2, "name of a sequence's folder"),
+        (("capture", "--name", ""), 2, "name of a sequence's folder"),
         (("capture", "--exposure", "nan"), 2, "nan is no value"),
         (("pack", "without_focal", "--split", "nan:1:1"), 2, "80:10:10"),
         (("pack", "without_focal", "--zoom", "3"), 2, "choose among 2, 4 and 8"),
@@ -91,6 +95,70 @@ def test_a_mistake_gets_one_clear_sentence(odd_files, monkeypatch, arguments, st
     assert says in sentence_of(result)
     assert result.exit_code == status
     assert sorted(path.relative_to(odd_files) for path in odd_files.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--focal", "35,85"), "has no shot at 85 mm"),
+        (("--focal", "35,85", "--dry-run"), "has no shot at 85 mm"),
+        (("--focal", "35,150", "--backup", "sequences/00001/usb"), "Choose another"),
+    ],
+)
+def test_a_capture_that_cannot_be_is_refused_before_anything_is_made(
+    simulated, tmp_path, monkeypatch, arguments, says
+):
+    monkeypatch.chdir(tmp_path)
+    result = srraw("capture", "--virtual", simulated / "00001", "--no-input", *arguments)
+    assert result.exit_code == 2
+    assert says in sentence_of(result)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sequence_is_resumed_as_it_was_begun(simulated, tmp_path, monkeypatch):
+    """The first shot fails its check; what is shot later is shot with the same settings, or not at all."""
+    monkeypatch.chdir(tmp_path)
+    wrong = tmp_path / "wrong"
+    shutil.copytree(simulated / "00001", wrong)
+    shutil.copyfile(wrong / "00001.dng", wrong / "00006.dng")  # 35 mm, which is 240 mm now
+    shared = ("--no-input", "--focal", "35,150", "--exposure", "0.02")
+    assert srraw("capture", "--virtual", wrong, *shared).exit_code == 1
+    begun = read_json(tmp_path / "sequences/00001/sequence.json")
+    assert begun["asked"]["exposure_s"] == 0.02
+    right = ("capture", "--virtual", simulated / "00001", "--no-input", "--resume")
+    refused = srraw(*right, "--f-number", "8")
+    assert refused.exit_code == 2
+    assert "was begun at f/20, not f/8" in sentence_of(refused)
+    plan = json.loads(srraw(*right, "--dry-run", "--json").stdout)
+    assert plan["exposure_s"] == 0.02
+    assert srraw(*right).exit_code == 0
+    assert read_json(tmp_path / "sequences/00001/sequence.json")["complete"]
+
+
+def test_check_takes_the_thresholds_of_the_rig_that_shot(simulated, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(simulated / "00001", tmp_path / "s")
+    record = read_json(tmp_path / "s" / "sequence.json")
+    rigs = {}
+    monkeypatch.setattr(
+        "srraw_tools.inspection.check_clipping", lambda clipped, rig, shot: rigs.setdefault(rig.name, ())
+    )
+    for named in ("virtual", "../mine.toml", 7):
+        write_json(tmp_path / "s" / "sequence.json", record | {"rig": named})
+        srraw("check", "s")
+    assert set(rigs) == {"virtual", "sony-fe-24-240"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_what_the_system_refuses_is_a_sentence(simulated):
+    command = [sys.executable, "-c", "from srraw_tools.cli import main; main()", "inspect", "--json"]
+    with open("/dev/full", "w") as full:
+        told = subprocess.run(
+            [*command, simulated / "00001"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert told.returncode == 1
+    assert told.stderr.startswith("Error: No space left on device.")
+    assert "Traceback" not in told.stderr
 
 
 def test_inspect_says_what_each_thing_is(sequences):

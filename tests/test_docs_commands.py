@@ -184,7 +184,7 @@ def check_accepted(words: list[str]) -> None:
             pass
         except click.ClickException as error:
             pytest.fail(f"{shlex.join(words)}: {error.format_message()}")
-    elif Path(program).name in ("python", "pytest", "ruff"):
+    elif Path(program).name in ("python", "python3", "pytest", "ruff"):
         check_python(rest)
     elif program == "make":
         targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)

@@ -189,6 +189,41 @@ def test_leaving_a_scene_that_is_not_complete(guide, keys, to_next):
     assert left.value.to_next is to_next
 
 
+def test_a_scene_that_is_complete_is_left_at_once(guide):
+    complete = guide("n")
+    complete.screen = replace(complete.screen, done=dict.fromkeys(STEPS, complete.screen.last.shot))
+    with pytest.raises(LeaveScene) as left:
+        complete.turn_ring(35.0)
+    assert left.value.to_next
+
+
+def test_a_shot_without_a_raw_file_can_only_be_left_out(screen):
+    finding = Finding("file", "the camera made no raw file", "set its image quality to RAW")
+    text = printed(replace(screen, doing="judge", last=ShotView(findings=(finding,))))
+    assert "no raw file" in text
+    assert "[k] leave it out" in text
+    assert "keep it" not in text
+
+
+@pytest.mark.parametrize(("key", "to_next"), [("q", False), ("n", True)])
+def test_a_person_who_waits_for_a_file_may_leave(guide, key, to_next):
+    waiting = guide(None, "x", key)
+    waiting.while_waiting()
+    waiting.while_waiting()
+    with pytest.raises(LeaveScene) as left:
+        waiting.while_waiting()
+    assert left.value.to_next is to_next
+
+
+@pytest.mark.parametrize(("term", "encoding"), [("dumb", "utf-8"), ("", "utf-8"), ("xterm", "latin-1")])
+def test_a_terminal_that_cannot_draw_gets_lines(simulated, tmp_path, monkeypatch, term, encoding):
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    status, text = at_a_terminal([], "--virtual", simulated / "00001", "--focal", "35", cwd=tmp_path)
+    assert status == 0, text
+    assert "Turn the ring" not in text
+
+
 def test_what_is_wrong_is_shot_again_or_kept(guide):
     findings = (Finding("iso", "it was shot with ISO 800", "shoot it again"),)
     assert guide("x", "enter").shoot_again(findings) is True
@@ -245,9 +280,9 @@ def test_a_whole_session_by_keys(simulated, tmp_path):
         *("--virtual", simulated / "00001", "--focal", "35,70,150", "--closing-shot"),
         cwd=tmp_path,
     )
-    assert status == 1  # of the second scene nothing was shot
-    assert "1 of 2 scenes complete" in text
-    assert "00002 is not complete: 35, 70, 150 mm and the closing shot to be shot" in text
+    assert status == 0
+    assert "1 of 1 scenes complete" in text
+    assert not (tmp_path / "sequences" / "00002").exists()  # nothing of it was shot
     sequence = read_sequence(tmp_path / "sequences" / "00001")
     assert sequence.complete
     assert [shot.focal_mm for shot in sequence.shots] == [150, 70, 35]

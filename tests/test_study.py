@@ -186,6 +186,32 @@ def test_what_cannot_be_compared_is_said(folders, tmp_path):
     result = CliRunner().invoke(command, ["make", *again, "--out", str(done)])
     assert result.exit_code == 2
     assert (done / "plan.json").read_text() == before
+    pictures = sorted((done / "images").iterdir())
+    result = CliRunner().invoke(
+        command, ["make", *again, "--out", str(done), "--overwrite", "--per-rater", "999"]
+    )
+    assert "cannot be shown 999" in result.output
+    assert sorted((done / "images").iterdir()) == pictures  # the old study is whole
+    make(folders, done, "--overwrite")
+    assert (done / "plan.json").read_text() != before
+    assert not set(pictures) & set((done / "images").iterdir())
+
+
+def test_a_study_takes_nobodys_place(folders, tmp_path):
+    """Neither that of votes on another study nor that of somebody's photographs."""
+    named = [f"--folder={m}={folders / m}" for m in METHODS]
+    voted = make(folders, tmp_path / "voted")
+    Votes(voted / DATABASE).close()
+    photographs = tmp_path / "photographs" / "images"
+    shutil.copytree(folders / "ours", photographs)
+    for out, says in ((voted, "holds votes"), (photographs.parent, "not empty, and holds no study")):
+        result = CliRunner().invoke(command, ["make", *named, "--out", str(out), "--overwrite"])
+        assert (result.exit_code, says in result.output) == (2, True), result.output
+    assert len(list(photographs.iterdir())) == SCENES
+    for method in ("input", "spoilt"):
+        odd = [f"--folder={method}={folders / 'old'}", named[0]]
+        result = CliRunner().invoke(command, ["make", *odd, "--out", str(tmp_path / "s")])
+        assert (result.exit_code, "cannot be called" in result.output) == (2, True)
 
 
 # --- serving ----------------------------------------------------------------------------------------------

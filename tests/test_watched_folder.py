@@ -9,12 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from srraw_tools.camera import CameraLost, CardFile
+from srraw_tools.capture import capture_sequence
+from srraw_tools.checks import Expected
 from srraw_tools.errors import UserError
-from srraw_tools.rig import installed_files
+from srraw_tools.rig import find_rig, installed_files
 from srraw_tools.sequence import read_sequence
 from srraw_tools.watched_folder import WatchedFolder
 
@@ -53,6 +56,116 @@ def test_what_is_hidden_or_still_written_by_its_name_is_no_file_yet(tmp_path):
     assert camera.shoot(0) == [CardFile(".", "a.arw")]
 
 
+def test_of_several_that_come_together_each_shot_gets_its_own(tmp_path):
+    """A sync brings three at once, with the JPEG of one of them."""
+    camera = WatchedFolder(tmp_path)
+    for second, name in enumerate(("b.arw", "a.dng", "a.jpg", "c.arw")):
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (1e9 + second, 1e9 + second))
+    assert camera.shoot(0) == [CardFile(".", "b.arw")]
+    assert camera.shoot(0) == [CardFile(".", "a.dng"), CardFile(".", "a.jpg")]
+    assert camera.shoot(0) == [CardFile(".", "c.arw")]
+
+
+def test_a_jpeg_that_comes_late_is_not_the_next_shot(tmp_path, monkeypatch):
+    monkeypatch.setattr("srraw_tools.watched_folder.NO_RAW_S", 0.1)
+    camera = WatchedFolder(tmp_path)
+    (tmp_path / "a.dng").write_bytes(b"x")
+    assert camera.shoot(0) == [CardFile(".", "a.dng")]
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    later(1.5, (tmp_path / "b.dng").write_bytes, b"x")
+    assert camera.shoot(0) == [CardFile(".", "b.dng")]
+
+
+def test_pictures_without_a_raw_file_are_given_after_a_while_and_other_files_never(tmp_path, monkeypatch):
+    monkeypatch.setattr("srraw_tools.watched_folder.NO_RAW_S", 1.0)
+    camera = WatchedFolder(tmp_path)
+    for name in ("notes.txt", "a.heic"):
+        (tmp_path / name).write_bytes(b"x")
+    assert camera.shoot(0) == [CardFile(".", "a.heic")]
+
+
+def test_a_file_that_grew_after_it_was_taken_is_a_new_one(tmp_path):
+    camera = WatchedFolder(tmp_path)
+    (tmp_path / "a.dng").write_bytes(b"half")
+    assert camera.shoot(0) == [CardFile(".", "a.dng")]
+    (tmp_path / "a.dng").write_bytes(b"all of it")
+    assert camera.shoot(0) == [CardFile(".", "a.dng")]
+
+
+def test_hidden_folders_are_passed_over_and_others_are_looked_into(tmp_path):
+    camera = WatchedFolder(tmp_path)
+    for folder in (".trash", "DCIM/100"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.dng").write_bytes(b"x")
+    assert camera.card_files() == [CardFile("DCIM/100", "a.dng")]
+
+
+class Left(Exception):
+    """A person has enough."""
+
+
+def test_what_a_person_asks_for_while_a_file_is_waited_for_ends_the_waiting(tmp_path):
+    camera = WatchedFolder(tmp_path)
+
+    def leave():
+        raise Left
+
+    camera.waiting = leave
+    with pytest.raises(Left):
+        camera.shoot(0)
+
+
+@pytest.fixture
+def rig():
+    rig = find_rig("watched-folder")
+    return replace(rig, settle_s=0.0, checks={**rig.checks, "clipped": 0.2})
+
+
+def shoot_watched(camera, folder, rig, **options):
+    asked = {"turn_ring": lambda focal: None, "shoot_again": lambda findings: False, **options}
+    return list(
+        capture_sequence(camera, folder, rig, focal_mm=(35.0, 150.0), expected=Expected(f_number=20), **asked)
+    )
+
+
+def test_files_that_come_together_fill_the_sequence_where_nobody_is_asked(simulated, tmp_path, rig):
+    card = tmp_path / "card"
+    card.mkdir()
+    camera = WatchedFolder(card)
+    for second, (name, source) in enumerate((("a", "00006.dng"), ("b", "00002.dng"))):  # 35, 150 mm
+        shutil.copyfile(simulated / "00001" / source, card / f"{name}.dng")
+        os.utime(card / f"{name}.dng", (1e9 + second, 1e9 + second))
+    assert shoot_watched(camera, tmp_path / "s", rig)[-1].done == 2
+
+
+def test_where_a_person_is_asked_what_came_before_the_question_is_not_the_shot(simulated, tmp_path, rig):
+    card = tmp_path / "card"
+    card.mkdir()
+    camera = WatchedFolder(card)
+    sources = {35.0: "00006.dng", 150.0: "00002.dng"}
+    shutil.copyfile(simulated / "00001/00001.dng", card / "stale.dng")
+
+    def take(focal):
+        shutil.copyfile(simulated / "00001" / sources[focal], card / f"{focal:g}.dng")
+
+    assert shoot_watched(camera, tmp_path / "s", rig, attended=True, turn_ring=take)[-1].done == 2
+
+
+def test_a_file_that_is_none_costs_no_shot_where_nobody_is_asked(simulated, tmp_path, rig):
+    """A transfer that broke off is told, and the file that comes in its place is taken."""
+    card = tmp_path / "card"
+    card.mkdir()
+    camera = WatchedFolder(card)
+    whole = (simulated / "00001/00006.dng").read_bytes()
+    (card / "a.dng").write_bytes(whole[:50_000])
+    later(2, (card / "a.dng").write_bytes, whole)
+    later(4, shutil.copyfile, simulated / "00001/00002.dng", card / "b.dng")
+    events = shoot_watched(camera, tmp_path / "s", rig)
+    assert events[-1].done == 2
+    assert [event.kept for event in events if event.kind == "shot"] == [False, True, True]
+
+
 def test_a_folder_that_is_not_there_or_goes_is_said(tmp_path):
     with pytest.raises(UserError, match="no folder to watch"):
         WatchedFolder(tmp_path / "none")
@@ -85,10 +198,7 @@ def test_a_sequence_from_a_folder(simulated, tmp_path):
     try:
         for number, focal in enumerate((35.0, 150.0), 2):
             for _ in range(200):  # until the one before has been taken
-                if (
-                    len(list((tmp_path / "sequences/00001").glob("*.dng"))) == number - 2
-                    and (tmp_path / "sequences/00001/.under-way").parent.exists()
-                ):
+                if len(list((tmp_path / "sequences/00001").glob("*.dng"))) == number - 2:
                     break
                 time.sleep(0.1)
             time.sleep(1.5)  # the camera is asked again

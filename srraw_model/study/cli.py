@@ -10,7 +10,7 @@ import click
 
 from srraw_tools import __version__
 from srraw_tools.commands.options import PATH, json_option, overwrite_option, print_json, quiet_option
-from srraw_tools.errors import UserError
+from srraw_tools.errors import SystemErrorsToldInGroup, UserError
 from srraw_tools.terminal import print_table, with_progress
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 STUDY = click.argument("study", type=PATH)
 
 
-@click.group("srraw-study", context_settings=SETTINGS)
+@click.group("srraw-study", cls=SystemErrorsToldInGroup, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="srraw")
 def study() -> None:
     """A blind A/B study: raters see two results of a scene side by side and say which is better.

@@ -159,7 +159,7 @@ def capture(
             if virtual:
                 from srraw_tools.simulate.virtual_card import inserted
 
-                turn = stack.enter_context(inserted(virtual))
+                turn = stack.enter_context(inserted(virtual, focal_mm or rig.stops_mm))
             if rig and rig.phone_mm and watch is None:
                 raise UserError(
                     f"With the rig {rig.name} a phone shoots {', '.join(f'{f:g}' for f in rig.phone_mm)} mm.",
@@ -175,9 +175,9 @@ def capture(
         focal_mm = focal_mm or rig.stops_mm
         asked = {"f_number": f_number, "exposure_s": exposure_s, "iso": iso}
         expected = Expected(**{key: value or rig.settings.get(key) for key, value in asked.items()})
-        as_begun = _as_begun(begun, asked, expected) if begun else None
+        as_begun = _as_begun(begun, asked, expected, rig) if begun else None
         if dry_run:
-            _refuse_what_is_not_there(folder, resume, watch, virtual)
+            _refuse_what_is_not_there(folder, resume, watch, virtual, focal_mm)
             _print_plan(focal_mm, folder, rig, as_begun or expected, closing_shot, meter, as_json)
             return
         if auto and not rig.names.get("focal_mm"):
@@ -234,7 +234,7 @@ class _Session:
         return replace(self, expected=found.expected)
 
     def events(
-        self, folder: Path, *, keep_anyway: bool, resume: bool, watch: SceneWatch, **asked: Any
+        self, folder: Path, *, attended: bool, resume: bool, watch: SceneWatch, **asked: Any
     ) -> Iterator[CaptureEvent]:
         """Shoot one sequence, with the hook at its steps."""
         from srraw_tools.capture import CaptureEvent, capture_sequence
@@ -255,7 +255,7 @@ class _Session:
                 expected=self.expected,
                 watch=watch,
                 closing_shot=self.closing_shot,
-                keep_anyway=keep_anyway,
+                attended=attended,
                 resume=resume,
                 delete_on_card=self.delete_on_card,
                 backup=self.backup,
@@ -298,7 +298,7 @@ def _in_lines(
     try:
         for event in session.metered(turn_ring, tell).events(
             folder,
-            keep_anyway=asks,
+            attended=asks,
             resume=resume,
             watch=watch,
             turn_ring=turn_ring,
@@ -317,7 +317,7 @@ def _in_lines(
         elif isinstance(stop, click.Abort) and not sys.stdin.isatty():
             told, hint = f"Stopped; {folder} is not complete.", "Where nobody can answer, give --no-input."
         elif folder.is_dir():
-            told, hint = f"Stopped; {folder} is not complete.", "Go on with --resume."
+            told, hint = f"Stopped; {folder} is not complete.", f"Go on with --resume --name {folder.name}."
         else:
             told, hint = "Stopped before the first shot.", ""
         raise UserError(told, hint) from stop
@@ -372,7 +372,7 @@ def _guided(
                 try:
                     for event in scene.metered(guide.meter_at, guide.say).events(
                         folder,
-                        keep_anyway=True,
+                        attended=True,
                         resume=resume,
                         watch=watch,
                         turn_ring=guide.turn_ring,
@@ -396,8 +396,10 @@ def _guided(
         failure = error
     for line in told:
         click.echo(line, err=True)
+    folders = [folder for folder in folders if folder.is_dir()]  # one that was only looked at is gone
     complete = [folder for folder in folders if _is_complete(folder)]
-    click.echo(f"{len(complete)} of {len(folders)} scenes complete: {', '.join(map(str, folders))}.")
+    if folders:
+        click.echo(f"{len(complete)} of {len(folders)} scenes complete: {', '.join(map(str, folders))}.")
     if failure:
         raise failure
     _refuse_if_incomplete(folders)
@@ -409,15 +411,16 @@ def _refuse_if_incomplete(folders: list[Path]) -> None:
     from srraw_tools.sequence import SEQUENCE_FILE, read_sequence
 
     begun = [read_sequence(folder) for folder in folders if (folder / SEQUENCE_FILE).is_file()]
-    lacking = []
+    lacking = {}
     for sequence in begun:
         missing = sorted(set(sequence.planned_mm) - {shot.focal_planned for shot in sequence.shots})
         lacks = [f"{', '.join(f'{focal:g}' for focal in missing)} mm"] if missing else []
         lacks += ["the closing shot"] * (sequence.closing_planned and sequence.closing is None)
         if lacks:
-            lacking.append(f"{sequence.folder} is not complete: {' and '.join(lacks)} to be shot.")
+            lacking[sequence.folder] = f"{sequence.folder} is not complete: {' and '.join(lacks)} to be shot."
     if lacking:
-        raise UserError(" ".join(lacking), "Go on with --resume.")
+        names = " or ".join(f"--name {folder.name}" for folder in lacking)
+        raise UserError(" ".join(lacking.values()), f"Go on with --resume {names}.")
 
 
 def _is_complete(folder: Path) -> bool:
@@ -444,23 +447,40 @@ def _folder(out: Path, name: str | None, resume: bool, quiet: bool) -> Path:
     return next_sequence(out)
 
 
-def _as_begun(begun: Sequence, asked: dict[str, float | None], usual: Expected) -> Expected:
-    """How the rest of a sequence is shot: as asked now, as asked when it began, or as what was shot then."""
+def _as_begun(begun: Sequence, asked: dict[str, float | None], usual: Expected, rig: Rig) -> Expected:
+    """How the rest of a sequence is shot: as asked now, as asked when it began, or as what was shot then.
+
+    Raises:
+        UserError: what is asked now is not what was shot then.
+    """
+    from srraw_tools.camera import same_value
+    from srraw_tools.checks import setting_text
+
     noted = begun.notes.get("asked")
     first = next((s for focal in begun.planned_mm for s in begun.shots if s.focal_planned == focal), None)
 
     def value(name: str) -> float | None:
         then = noted.get(name) if isinstance(noted, dict) else None
         then = then if isinstance(then, (int, float)) and then > 0 else None
-        return asked[name] or then or (first and getattr(first, name)) or getattr(usual, name)
+        shot = first and getattr(first, name)
+        if asked[name] and shot and not same_value(asked[name], shot, rig.setting_tolerance):
+            then, now = setting_text(name, shot), setting_text(name, asked[name])
+            problem = f"{begun.folder} was begun at {then}, not {now}."
+            raise UserError(problem, "Resume it as it was begun.", wrong_use=True)
+        return asked[name] or then or shot or getattr(usual, name)
 
     return replace(usual, **{name: value(name) for name in asked})
 
 
-def _refuse_what_is_not_there(folder: Path, resume: bool, watch: Path | None, virtual: Path | None) -> None:
-    for name, path in (("--watch", watch), ("--virtual", virtual)):
-        if path and not path.is_dir():
-            raise UserError(f"{name} {path} is no folder.", wrong_use=True)
+def _refuse_what_is_not_there(
+    folder: Path, resume: bool, watch: Path | None, virtual: Path | None, focal_mm: tuple[float, ...]
+) -> None:
+    if watch and not watch.is_dir():
+        raise UserError(f"--watch {watch} is no folder.", wrong_use=True)
+    if virtual:
+        from srraw_tools.simulate.virtual_card import raws_to_shoot
+
+        raws_to_shoot(virtual, focal_mm)
     if folder.exists() and not resume:
         raise UserError(f"{folder} is there already.", "Choose another --name.", wrong_use=True)
 

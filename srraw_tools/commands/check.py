@@ -14,7 +14,9 @@ from srraw_tools.terminal import print_table, with_progress
 
 @click.command("check")
 @click.argument("paths", type=PATH, nargs=-1, required=True)
-@click.option("--rig", "rig_name", help="Rig whose thresholds count.  [default: the paper's]")
+@click.option(
+    "--rig", "rig_name", help="Rig whose thresholds count.  [default: the sequence's own, or the paper's]"
+)
 @json_option
 def check(paths: tuple[Path, ...], rig_name: str | None, as_json: bool) -> None:
     """Check sequences that were shot before, at or below PATHS: files, settings, and how the pictures agree.
@@ -27,7 +29,7 @@ def check(paths: tuple[Path, ...], rig_name: str | None, as_json: bool) -> None:
     from srraw_tools.rig import find_rig
     from srraw_tools.sequence import find_sequences
 
-    rig = find_rig(rig_name or "sony-fe-24-240")
+    rig = find_rig(rig_name) if rig_name else None
     folders = find_sequences(paths)
     rows: list[tuple[str, ...]] = []
     failures, blamed = [], 0

@@ -81,6 +81,8 @@ class Guide:
             if key == "q" or (key == "n" and leaving):
                 raise LeaveScene(key == "n")
             if key == "n":
+                if len(self.screen.done) == len(self.screen.steps):
+                    raise LeaveScene(to_next=True)
                 leaving = True
                 self._show(message="This scene is not complete. Press n once more to leave it so.")
         self._show(doing="await" if focal_mm in self._by_hand else "shoot", message="")
@@ -154,7 +156,7 @@ class Guide:
     def _take_in(self, event: CaptureEvent) -> None:
         shot, facts, before = event.shot, event.facts, self.screen.last
         if shot is None:
-            self._show(last=replace(before, findings=event.findings))
+            self._show(last=ShotView(findings=event.findings))
             return
         same = before.shot is not None and before.shot.focal_planned == shot.focal_planned
         sharpness = before.facts.sharpness if same and before.facts else None
