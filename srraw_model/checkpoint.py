@@ -107,6 +107,8 @@ def load_checkpoint(path: Path, *, zoom: int | None = None) -> Checkpoint:
         checkpoint.make_network()
     except (TypeError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is damaged: its parts do not fit together.", hint) from error
+    if not all(torch.isfinite(values).all() for values in checkpoint.weights.values()):
+        raise UserError(f"{path} is damaged: it holds values that are not finite.", hint)
     if zoom not in (None, checkpoint.zoom):
         raise UserError(
             f"{path} was trained for {checkpoint.zoom}X, not for {zoom}X.",

@@ -202,6 +202,7 @@ def evaluate(
     Example: srraw-eval srraw.h5 --models run/model.pt,lapsrn:LapSRN_x4.mat --protocol registered
     """
     from srraw_model.evaluate import (
+        BICUBIC,
         RECORD_FILE,
         evaluate_models,
         known_scores,
@@ -238,12 +239,14 @@ def evaluate(
         quiet=quiet or as_json,
     )
     scores: list[Score] = []
-    kept = dict(known)
+    kept, last, fresh = dict(known), [BICUBIC, *evaluation.networks][-1], False
     for score in tracked:
-        if scores and score.pair != scores[-1].pair:  # a pair is done: keep it, come what may
-            write_json(out / RECORD_FILE, record_of(evaluation, list(kept.values())))
         scores.append(score)
+        fresh |= (score.pair, score.model) not in known
         kept[score.pair, score.model] = score
+        if fresh and score.model == last:  # a pair is done: keep it, come what may
+            write_json(out / RECORD_FILE, record_of(evaluation, list(kept.values())))
+            fresh = False
     written = write_tables(evaluation, scores, out, table=number)
     if as_json:
         print_json(record_of(evaluation, scores))

@@ -21,7 +21,7 @@ from srraw_model.baselines import Baseline, ThenBicubic
 from srraw_model.checkpoint import Checkpoint, load_checkpoint
 from srraw_model.dataset import pairs_of
 from srraw_model.features import LPIPS_BACKBONES
-from srraw_model.metrics import Lpips, load_lpips, psnr, ssim
+from srraw_model.metrics import SSIM_RADIUS_PX, Lpips, load_lpips, psnr, ssim
 from srraw_model.metrics import download_lpips as fetch_lpips
 from srraw_model.network import PaperNetwork, SmallNetwork
 from srraw_model.pictures import Picture, baseline_picture, bicubic_picture, output_picture, target_picture
@@ -47,6 +47,7 @@ PROTOCOLS = {
 }
 RECORD_FILE = "metrics.json"
 CROPS = "crops"  # folder of pictures beside the record
+SSIM_PX = 2 * SSIM_RADIUS_PX + 1  # side of SSIM's window
 CROP_PX = 256  # side of a picture's most detailed part that is kept for people to look at
 NOISE_SIGMA_PX = 2.0  # of the blur under which detail is looked for
 TARGET = "target"
@@ -284,8 +285,11 @@ def evaluate_models(
                 yield from (known[pair.name, model] for model in models)
                 continue
             data = reader.read(pair)
-            if not data.valid.any():
-                raise UserError(f"{pair.name} of {evaluation.data} has no valid target pixel.", "Pack again.")
+            if not _can_be_scored(data.valid):
+                raise UserError(
+                    f"{pair.name} of {evaluation.data} has no {SSIM_PX} x {SSIM_PX} valid target pixels.",
+                    "Pack again.",
+                )
             target = target_picture(pair, data)
             crop = detailed_crop(target, data.valid, CROP_PX)
             if out is not None:
@@ -317,11 +321,13 @@ def _score(
     counts, failed = valid, False
     if evaluation.options["protocol"] == "registered":
         registered = register_result(picture, target, valid)
-        picture, counts, failed = registered.picture, registered.valid, registered.target_to_result is None
+        failed = registered.target_to_result is None or not _can_be_scored(registered.valid)
+        if not failed:
+            picture, counts = registered.picture, registered.valid
     elif evaluation.options["protocol"] == "aligned":
         aligned = align_target(picture, target, valid)
-        failed = aligned is None
-        if aligned is not None:
+        failed = aligned is None or not _can_be_scored(aligned.counts)
+        if not failed:
             picture, target, counts = aligned.picture, aligned.target, aligned.counts
     image, reference = _levels(picture), _levels(target)
     mask = torch.from_numpy(counts)[None, None]
@@ -340,6 +346,12 @@ def _score(
         counted=float(counts.sum() / valid.sum()),
         failed=failed,
     )
+
+
+def _can_be_scored(counts: npt.NDArray[Any]) -> bool:
+    """Whether a window of SSIM lies wholly on pixels that count."""
+    inside = cv2.erode(counts.astype(np.uint8), np.ones((SSIM_PX, SSIM_PX), np.uint8), borderValue=0)
+    return bool(inside.any())
 
 
 def _levels(picture: Picture) -> Tensor:

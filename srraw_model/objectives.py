@@ -101,6 +101,14 @@ def _main(options: TrainingOptions, features: nn.Module | None, judge: Discrimin
             return Objective("VGG54 + GAN", "GAN", _srgan(features, judge), adversarial=True)
         case "esrgan":
             return Objective("L1 + VGG54 + RaGAN", "GAN", _esrgan(features, judge), adversarial=True)
+    if features is not None:
+        known, left_out = list(features.taps.values()), set(options.leave_out)
+        if left_out - set(known) or left_out == set(known):
+            raise UserError(
+                f"--leave-out {','.join(options.leave_out)} is not possible with these features.",
+                f"They are {', '.join(known)}; at least one stays.",
+                wrong_use=True,
+            )
     contextual = options.loss == "cx"
     loss = CoBiLoss(
         options.zoom,

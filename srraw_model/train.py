@@ -254,7 +254,11 @@ def train(training: Training) -> Iterator[StepRecord]:
                 record = _step(training, islice(parts, options.accumulate), started)
                 saves = record.step % run.save_every == 0 or record.step == options.steps
                 if saves:
-                    record = replace(record, validation_db=_validate(training))
+                    try:
+                        record = replace(record, validation_db=_validate(training))
+                    except UserError:  # of a pair or a picture: what was learned is kept
+                        _save(training)
+                        raise
                 if saves or _is_logged(record.step, options):
                     log(record)
                 if saves:  # last: killed before, the run makes this step's line and picture again

@@ -79,7 +79,7 @@ def write_sample(path: Path, network: nn.Module, data: Path, zoom: int, device: 
         for s in strips
     ]
     with replacing(path) as temporary:
-        cv2.imwrite(str(temporary), cv2.vconcat(padded)[:, :, ::-1])
+        temporary.write_bytes(cv2.imencode(".png", cv2.vconcat(padded)[:, :, ::-1])[1])
 
 
 def _used(network: nn.Module, crop: Sample) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import mmap
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -162,6 +164,8 @@ def zoom_photo(job: ZoomJob) -> Iterator[int]:
     raw = job.raw
     kind = np.dtype(f"u{job.bits // 8}")
     with replacing(job.out) as temporary, tempfile.TemporaryFile(dir=job.out.parent) as scratch:
+        if hasattr(os, "posix_fallocate"):  # a disk that is full is told now, not by a signal later
+            os.posix_fallocate(scratch.fileno(), 0, math.prod(job.size) * 3 * kind.itemsize)
         picture = np.memmap(scratch, kind, "w+", shape=(*job.size, 3))
         frame = geometry.as_shot(picture, job.orientation)
         tiles = apply_in_tiles(

@@ -91,7 +91,7 @@ def align_sequences(
     Raises:
         UserError: an option is out of range. What is wrong with a sequence is yielded beside it.
     """
-    _check_options(zooms, motion, nominal_scale, max_error_px)
+    check_options(zooms, motion, nominal_scale, max_error_px)
     folders = list(folders)
     names = [sequence_name(folder) for folder in folders]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -141,7 +141,7 @@ def align_sequence(
         UserError: the sequence is incomplete or cannot be read, an option is out of range, or an alignment
             with other options or other inputs is there.
     """
-    _check_options(zooms, motion, nominal_scale, max_error_px)
+    check_options(zooms, motion, nominal_scale, max_error_px)
     sequence = read_sequence(folder)
     if not sequence.complete:
         raise UserError(
@@ -344,7 +344,8 @@ def _focals_checked(sequence: Sequence, by_images: dict[str, float]) -> tuple[Se
     return replace(sequence, shots=tuple(shots)), warnings
 
 
-def _check_options(zooms: tuple[int, ...], motion: str, nominal_scale: bool, max_error_px: float) -> None:
+def check_options(zooms: tuple[int, ...], motion: str, nominal_scale: bool, max_error_px: float) -> None:
+    """Raises UserError for what no sequence can be aligned with; the options are `align_sequence`'s."""
     unknown = [zoom for zoom in zooms if zoom not in ZOOMS]
     if unknown or not zooms:
         raise UserError(f"A zoom of {unknown} is not possible; choose among 2, 4 and 8.", wrong_use=True)

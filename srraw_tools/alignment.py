@@ -155,6 +155,12 @@ def _check(pair: PairAlignment) -> None:
         raise ValueError("low_to_high is not an invertible 3x3 matrix")
     if len(pair.gain) != 3 or not all(math.isfinite(g) and g > 0 for g in pair.gain):
         raise ValueError(f"a gain of {pair.gain} is not three positive numbers")
+    for name in ("focal_low", "focal_high", "scale_offset_nominal", "residual_px", "expected_error_px"):
+        value = getattr(pair, name)
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{name} is not a number")
+    if not isinstance(pair.motion, str) or pair.status not in ("ok", "rejected"):
+        raise ValueError(f"a status of {pair.status!r} by {pair.motion!r} does not exist")
     if not math.isfinite(pair.score) or not math.isfinite(pair.scale_offset):
         raise ValueError("score or scale_offset is not a number")
     if pair.status == "ok" or pair.crop is not None:

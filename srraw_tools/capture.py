@@ -353,7 +353,8 @@ class _Book:
                 f"{folder} was begun {with_or_without} a closing shot.", "Resume it likewise.", wrong_use=True
             )
         shots = {shot.focal_planned: shot for shot in begun.shots}
-        findings = begun.notes.get("findings", {})
+        findings = begun.notes.get("findings")
+        findings = findings if isinstance(findings, dict) else {}
         for step in self.steps:
             shot = begun.closing if step.closing else shots.get(step.focal_mm)
             if shot is not None and (folder / shot.file).is_file() and self._is_whole(step, shot):

@@ -149,7 +149,7 @@ def _directory(tags: Tags, offset: int) -> bytes:
 def _encode(kind: int, value: Any) -> tuple[int, bytes]:
     """A tag's number of values and their bytes."""
     if kind in (ASCII, UNDEFINED):
-        data = value.encode("ascii") + b"\0" if kind == ASCII else value
+        data = value.encode("ascii", "replace") + b"\0" if kind == ASCII else value
         return len(data), data
     numbers = value if isinstance(value, tuple) else (value,)
     if kind in (RATIONAL, SRATIONAL):

@@ -28,7 +28,7 @@ from srraw_tools.dng import write_dng
 from srraw_tools.errors import UserError
 from srraw_tools.files import read_json, replacing, write_json
 from srraw_tools.quality import seen_crop
-from srraw_tools.shards import Pair, render_target
+from srraw_tools.shards import SPLITS, Pair, render_target
 
 FORMATS = ("basicsr", "npz", "dng-png")
 RECORD_FILE = "export.json"
@@ -57,7 +57,8 @@ def export_pairs(
     """Write the pairs of an srraw.h5 as files of another format, into a folder.
 
     Pairs that the folder holds already are "present". A folder with an export of another format or of other
-    inputs is refused unless `overwrite`; one with anything else always is.
+    inputs is refused unless `overwrite`, which removes what was exported before; one with anything else
+    always is.
 
     Args:
         format: "basicsr" (which traiNNer-redux reads too), "npz" or "dng-png".
@@ -83,6 +84,8 @@ def export_pairs(
     record = {"format": "srraw-export", "version": 1, "kind": format}
     inputs = {pair.name: pair.input_hash for pair in pairs}
     before = _claim(out, record, inputs, overwrite)
+    if overwrite:
+        _remove_export(out)
     write_json(out / RECORD_FILE, record | {"pairs": before | inputs})
     done = [pair for pair in pairs if pair.name in before and all(f.exists() for f in files[pair.name])]
     yield from (ExportedPair(pair.name, "present") for pair in done)
@@ -170,6 +173,14 @@ def _claim(out: Path, record: dict[str, Any], inputs: dict[str, str], overwrite:
     return {}
 
 
+def _remove_export(out: Path) -> None:
+    for folder in out.glob("[248]x"):
+        lists = folder.glob("meta_info_*.txt")
+        files = (path for split in SPLITS for path in (folder / split).rglob("*"))
+        for path in (*lists, *(path for path in files if path.suffix in (".png", ".dng", ".npz"))):
+            path.unlink()
+
+
 def _write_list(out: Path, zoom: int, split: str) -> None:
     folder = out / f"{zoom}x"
     lines = []
@@ -184,7 +195,7 @@ def _write_list(out: Path, zoom: int, split: str) -> None:
 
 def _write_png(path: Path, rgb: npt.NDArray[Any]) -> None:
     with replacing(path) as temporary:
-        cv2.imwrite(str(temporary), rgb[..., ::-1])
+        temporary.write_bytes(cv2.imencode(".png", rgb[..., ::-1])[1])
 
 
 def _dng_values(pair: Pair) -> dict[str, Any]:
@@ -192,7 +203,7 @@ def _dng_values(pair: Pair) -> dict[str, Any]:
         "camera_model": pair.camera,
         "f_number": pair.f_number,
         "exposure_s": pair.exposure_time,
-        "iso": None if pair.iso is None else round(pair.iso),
+        "iso": None if pair.iso is None else min(round(pair.iso), 65535),  # as EXIF has it
     }
     return {
         "cfa": pair.cfa,

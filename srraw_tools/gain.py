@@ -25,7 +25,8 @@ def fit_gain(
     """Per-channel factor that brings the high shot to the low shot's exposure.
 
     The ratio of the light of both, averaged over blocks of 4 low pixels that lie wholly in both frames,
-    over blocks where neither is clipped nor dark and whose own ratio is near the median one.
+    over blocks where neither is clipped nor dark and whose own ratio is near the median one. A channel with
+    too few of them, such as the red of a blue evening, gets the median of the others: exposures differ alike.
 
     Args:
         low_rgb: (h, w, 3) float32, white-balanced linear light, white 1.
@@ -49,17 +50,20 @@ def fit_gain(
     low_view = low_rgb[crop[1] : crop[1] + size[0], crop[0] : crop[0] + size[1]]
     low_blocks, high_blocks = _block_means(low_view, side), _block_means(high_view, side)
     whole = _block_means(inside[..., None], side)[..., 0] > 0.999
-    gains = []
+    gains: list[float | None] = []
     for low, high in zip(np.moveaxis(low_blocks, -1, 0), np.moveaxis(high_blocks, -1, 0), strict=True):
         usable = whole & (np.minimum(low, high) > 0.01) & (np.maximum(low, high) < 0.9)
         if usable.sum() < 8:
-            gains.append(1.0)
+            gains.append(None)
             continue
         ratio = np.log(low[usable] / high[usable])
         deviation = np.abs(ratio - np.median(ratio))
         near = deviation <= 3 * np.median(deviation) + 1e-6
         gains.append(float(low[usable][near].sum() / high[usable][near].sum()))
-    return gains[0], gains[1], gains[2]
+    known = [gain for gain in gains if gain is not None]
+    usual = float(np.median(known)) if known else 1.0
+    red, green, blue = (usual if gain is None else gain for gain in gains)
+    return red, green, blue
 
 
 def _block_means(image: Image, side: int) -> npt.NDArray[np.float64]:

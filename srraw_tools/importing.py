@@ -124,6 +124,8 @@ def plan_import(
         raise UserError("Give folders to import, or both --low and --high.", wrong_use=True)
     if match not in MATCHES or not 0 < gap_s < float("inf"):
         raise UserError(f"A match by {match!r} with a gap of {gap_s} s is not possible.", wrong_use=True)
+    if clock_offset_s is not None and not abs(clock_offset_s) < float("inf"):
+        raise UserError(f"A clock is not {clock_offset_s} s ahead.", "Give seconds.", wrong_use=True)
     if low is not None and high is not None:
         found, unplaced = zip(*(_scan([folder], out) for folder in (low, high)), strict=True)
         unplaced = [*unplaced[0], *unplaced[1]]

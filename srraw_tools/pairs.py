@@ -281,6 +281,14 @@ def _check_pair(pair: Pair, group: h5py.Group) -> None:
     for name, length in (("black_level", 4), ("camera_wb", 4), ("target_camera_wb", 4), ("gain", 3)):
         if np.shape(getattr(pair, name)) != (length,):
             raise ValueError(f"{name} has not {length} values")
+    for name in ("color_matrix", "target_color_matrix", "low_to_high"):
+        matrix = np.asarray(getattr(pair, name))
+        if matrix.shape != (3, 3) or not np.all(np.isfinite(matrix)):
+            raise ValueError(f"{name} is not a finite 3x3 matrix")
+    factors = np.array([*pair.camera_wb, *pair.target_camera_wb, *pair.gain])
+    possible = np.all(np.isfinite(factors)) and np.all(factors >= 0)
+    if not possible or not max(pair.black_level) < pair.white_level:
+        raise ValueError("its levels, balances or gains are not possible")
 
 
 def _plain(value: Any) -> Any:

@@ -184,6 +184,7 @@ def _connect(scheduler: str) -> Client:
     """A client of a scheduler that has workers, all with this version of srraw."""
     try:
         from distributed import Client
+        from distributed.comm import get_address_host_port
     except ImportError as error:
         raise UserError(
             "--scheduler needs Dask's distributed, which is not installed.",
@@ -191,6 +192,7 @@ def _connect(scheduler: str) -> Client:
             wrong_use=True,
         ) from error
     try:
+        get_address_host_port(scheduler)  # a client of an address that is none cannot even be closed
         client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)
     except ValueError as error:
         raise UserError(

@@ -110,14 +110,26 @@ def installed_files() -> dict[str, str]:
 
 
 def with_distortion(toml: str, table: LensTable) -> str:
-    """A rig's TOML with a table of distortion, in the place of one that it may have."""
+    """A rig's TOML with a table of distortion, in the place of one that it may have.
+
+    Raises:
+        UserError: it has one that is written in another way.
+    """
     kept, inside = [], False
     for line in toml.splitlines():
         inside = line.split("#")[0].strip() == f"[{DISTORTION}]" or (inside and not line.startswith("["))
         if not inside:
             kept.append(line)
     rows = [f'"{focal:g}" = [{k1:.6f}, {k2:.6f}]' for focal, k1, k2 in sorted(table)]
-    return "\n".join([*"\n".join(kept).rstrip().splitlines(), "", f"[{DISTORTION}]", *rows, ""])
+    text = "\n".join([*"\n".join(kept).rstrip().splitlines(), "", f"[{DISTORTION}]", *rows, ""])
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(
+            f"The rig tells its distortion otherwise than in a table [{DISTORTION}].",
+            "Remove that from its file, and calibrate again.",
+        ) from error
+    return text
 
 
 def toml_of(name_or_file: str) -> str:

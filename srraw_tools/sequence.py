@@ -153,6 +153,8 @@ def read_sequence(folder: Path) -> Sequence:
         shots = tuple(map(_shot_of, record["shots"]))
         closing = None if record.get("closing") is None else _shot_of(record["closing"])
         planned = tuple(float(focal) for focal in record["planned_mm"])
+        if not all(0 < focal < float("inf") for focal in planned):
+            raise ValueError(f"planned_mm is {list(planned)}")
         complete = record["complete"] is True
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
@@ -191,6 +193,10 @@ def _problem_of(shot: Shot) -> str | None:
         value = getattr(shot, key)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if value is not None and not (number and 0 < value < float("inf")):
+            return f"{key} of {shot.file} is {value!r}"
+    for key in ("camera", "lens", "taken_at", "sha256"):
+        value = getattr(shot, key)
+        if value is not None and not isinstance(value, str):
             return f"{key} of {shot.file} is {value!r}"
     return None
 

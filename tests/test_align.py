@@ -213,6 +213,20 @@ def test_a_foreign_alignment_is_one_sentence(tmp_path, text, says):
         read_alignment(tmp_path / "alignment.json")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"focal_low": "35"}, {"residual_px": [1]}, {"motion": 3}, {"status": "good"}, {"expected_error_px": {}}],
+)
+def test_values_that_no_alignment_can_have_are_damage(sequences, change):
+    align_sequence(sequences / "00001", zooms=(8,))
+    path = sequences / "00001" / "alignment.json"
+    record = read_json(path)
+    record["pairs"][0] |= change
+    write_json(path, record)
+    with pytest.raises(UserError, match="damaged"):
+        read_alignment(path)
+
+
 def test_an_alignment_names_no_file_but_its_own_as_its_flow(sequences):
     """What an alignment names as its flow is deleted when it is made anew."""
     align_sequence(sequences / "00001", zooms=(8,))

@@ -118,6 +118,8 @@ def test_a_rig_keeps_everything_but_its_old_distortion():
     assert changed.count("[distortion]") == 1
     assert '"24" = [-0.030000, 0.000000]' in changed
     assert with_distortion(changed, ((24.0, 0.0, 0.0),)).count('"') < changed.count('"')
+    with pytest.raises(UserError, match="otherwise than in a table"):
+        with_distortion('name = "x"\ndistortion = {"24" = [0.1, 0]}\n', ((24.0, 0.0, 0.0),))
 
 
 def test_a_lens_table_is_interpolated_over_the_logarithm_of_focal_length():

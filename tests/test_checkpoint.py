@@ -37,14 +37,20 @@ class _Bomb:
 def test_what_is_no_checkpoint_of_ours_is_refused_in_a_sentence(tmp_path):
     good = write_untrained(tmp_path / "model.pt")
     contents = torch.load(good, weights_only=True)
-    files = {name: tmp_path / f"{name}.pt" for name in ("text", "bomb", "tensors", "newer", "torn", "misfit")}
+    files = {
+        name: tmp_path / f"{name}.pt"
+        for name in ("text", "bomb", "tensors", "newer", "torn", "misfit", "nan")
+    }
     files["text"].write_text("no checkpoint")
     files["bomb"].write_bytes(pickle.dumps(_Bomb()))
     torch.save({"conv.weight": torch.zeros(3)}, files["tensors"])
     torch.save({**contents, "format_version": 99}, files["newer"])
     files["torn"].write_bytes(good.read_bytes()[:2000])
     torch.save({**contents, "network": {**contents["network"], "channels": 9}}, files["misfit"])
+    wrong = {name: torch.full_like(values, torch.nan) for name, values in contents["weights"].items()}
+    torch.save({**contents, "weights": wrong}, files["nan"])
     for name, says in (
+        ("nan", "not finite"),
         ("text", "is not a checkpoint"),
         ("bomb", "is not a checkpoint"),
         ("tensors", "is not a checkpoint"),

@@ -10,10 +10,12 @@ from unittest.mock import patch as replaced
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from synthetic import write_set, write_untrained
+from synthetic import make_pair, write_set, write_untrained
 
 from srraw_model import pictures
+from srraw_model.cli import evaluate
 from srraw_model.evaluate import (
     BICUBIC,
     TARGET,
@@ -21,6 +23,7 @@ from srraw_model.evaluate import (
     detailed_crop,
     evaluate_models,
     known_scores,
+    picture_of,
     prepare_evaluation,
 )
 from srraw_model.pictures import baseline_picture, bicubic_picture, target_picture
@@ -29,7 +32,7 @@ from srraw_model.registered import Registered
 from srraw_model.tables import protocol_of, rows_of, write_tables
 from srraw_tools import shards
 from srraw_tools.errors import UserError
-from srraw_tools.files import sha256_of
+from srraw_tools.files import read_json, sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +197,45 @@ def test_the_protocol_is_named_and_a_failed_registration_is_marked(data, tmp_pat
     assert [score.psnr_db for score in scores] == [score.psnr_db for score in as_is]
     with pytest.raises(UserError, match="no protocol"):
         prepare_evaluation(data, zoom=4, protocol="flow")
+
+
+def test_a_pair_of_which_nothing_is_left_to_score_is_marked_or_named(data, tmp_path, monkeypatch):
+    """SSIM needs a window of 11 x 11 pixels: where a protocol leaves none, the picture is scored as it is."""
+
+    def few(result, _, valid):
+        return Registered(result, valid & (np.arange(valid.shape[1]) < 5), np.eye(3))
+
+    monkeypatch.setattr("srraw_model.evaluate.register_result", few)
+    scores = list(evaluate_models(prepare_evaluation(data, zoom=4, protocol="registered")))
+    assert all(score.failed and score.counted == 1 for score in scores)
+    pair, arrays = make_pair("00001_4x_00006_00002", size=(48, 64), split="test")
+    arrays.valid[:, 5:] = 0
+    with shards.new_shard(tmp_path / "narrow.h5", {"zooms": [4], "compression": "none"}) as add:
+        add(pair, arrays)
+    with pytest.raises(UserError, match="has no 11 x 11 valid"):
+        list(evaluate_models(prepare_evaluation(tmp_path / "narrow.h5", zoom=4)))
+
+
+def test_an_interrupted_evaluation_keeps_what_was_known(data, checkpoint, tmp_path, monkeypatch):
+    """A second model is added to tables that are there; ending the run loses neither old scores nor new."""
+    out, other = tmp_path / "eval", write_untrained(tmp_path / "other.pt", seed=1)
+    options = ["--out", str(out), "--quiet"]
+    assert CliRunner().invoke(evaluate, [str(data), "--models", str(checkpoint), *options]).exit_code == 0
+    asked = []
+
+    def ended(*arguments):
+        asked.append(arguments)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return picture_of(*arguments)
+
+    both = [str(data), "--models", f"{checkpoint},{other}", *options]
+    with monkeypatch.context() as patched:
+        patched.setattr("srraw_model.evaluate.picture_of", ended)
+        assert CliRunner().invoke(evaluate, both).exit_code == 1
+    assert len(read_json(out / "metrics.json")["pairs"]) == 5
+    assert CliRunner().invoke(evaluate, both).exit_code == 0
+    assert len(read_json(out / "metrics.json")["pairs"]) == 6
 
 
 def test_crops_are_kept_and_made_again_where_one_is_missing(data, checkpoint, tmp_path):

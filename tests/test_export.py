@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import CFAS, write_set
+from synthetic import CFAS, make_pair, write_set
 
 from srraw_tools import shards
 from srraw_tools.cli import main
@@ -117,6 +118,27 @@ def test_the_same_again_is_skipped_and_anything_else_refused(packed, tmp_path):
     for overwrite in (False, True):
         with pytest.raises(UserError, match="holds other files"):
             export(packed, tmp_path / "mine", format="npz", overwrite=overwrite)
+
+
+def test_to_overwrite_leaves_nothing_of_another_export(packed, tmp_path):
+    out = tmp_path / "out"
+    export(packed, out, format="basicsr")
+    (out / "4x" / "train" / "notes.txt").write_text("mine")
+    other = write_set(tmp_path / "other.h5", train=1, val=0, test=0, seed=9, size=(64, 80))
+    assert export(other, out, format="npz", overwrite=True) == ["exported"]
+    (name,) = (out / "4x" / "train").glob("*.npz")
+    left = {path.name for path in out.rglob("*") if path.is_file()}
+    assert left == {"export.json", name.name, "notes.txt"}
+
+
+def test_what_exif_cannot_hold_is_written_as_near_as_it_can_be(tmp_path):
+    pair, data = make_pair("00001_4x_00006_00002", size=(64, 80))
+    path = tmp_path / "a.h5"
+    with shards.new_shard(path, {"zooms": [4], "compression": "none"}) as add:
+        add(replace(pair, iso=102400.0, camera="Caméra 1"), data)
+    assert export(path, tmp_path / "out", format="dng-png") == ["exported"]
+    (dng,) = (tmp_path / "out").rglob("*.dng")
+    assert read_raw(dng).exif.iso == 65535
 
 
 def test_processes_export_the_same(packed, tmp_path):

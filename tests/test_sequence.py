@@ -108,6 +108,11 @@ def test_sequence_names_tell_published_splits_apart(tmp_path):
     assert sequence_name(tmp_path / "train" / "00001") != sequence_name(tmp_path / "test" / "00001")
 
 
+def described(**changes):
+    record = {"format": "srraw-sequence", "version": 1, "planned_mm": [], "complete": True, "shots": []}
+    return json.dumps(record | changes)
+
+
 def test_a_missing_and_an_empty_folder_are_wrong_use(tmp_path):
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(UserError) as caught:
@@ -123,6 +128,14 @@ def test_a_missing_and_an_empty_folder_are_wrong_use(tmp_path):
         ('{"format": "other"}', "not a description"),
         ('{"format": "srraw-sequence", "version": 9}', "version 9"),
         ('{"format": "srraw-sequence", "version": 1}', "damaged"),
+        (described(shots=[{"file": "00001.dng", "camera": 7}]), "camera of 00001.dng is 7"),
+        (described(shots=[{"file": "00001.dng", "sha256": ["a"]}]), "sha256 of 00001.dng"),
+        (described(shots=[{"file": "00001.dng", "iso": "100"}]), "iso of 00001.dng"),
+        (described(shots=[7]), "damaged"),
+        (described(planned_mm=["far"]), "damaged"),
+        (described(planned_mm=[float("nan")]), "damaged"),
+        ('{"format": "srraw-sequence", "shots": ' + "[" * 100_000, "not JSON"),
+        ('{"format": ' + "9" * 5000 + "}", "not JSON"),
     ],
 )
 def test_a_damaged_description_is_one_sentence(tmp_path, text, says):

@@ -86,6 +86,11 @@ def test_table_json_page_and_card_tell_the_same(packed, tmp_path):
     assert not re.search(r"(src|href)=\"?https?:", html)
     assert "{" not in markdown  # every number was filled in
     assert all(row["name"] in html for row in told["rows"])
+    card.write_text("filled in")
+    refused = CliRunner().invoke(main, arguments)
+    assert (refused.exit_code, card.read_text()) == (2, "filled in")
+    assert CliRunner().invoke(main, [*arguments, "--overwrite"]).exit_code == 0
+    assert card.read_text() == markdown
 
 
 def test_processes_measure_the_same(packed):

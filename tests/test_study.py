@@ -265,7 +265,7 @@ def test_what_is_not_a_vote_or_nobodys_is_refused(served):
     client = client_of()
     client.get("/")
     (token,) = client.cookies.values()
-    for body in (b"", b"[]", b"{}", b'{"position": 0, "answer": "both", "seconds": 1}', b"x" * 5000):
+    for body in (b"", b"[]", b"{}", b'{"position": 0, "answer": "both", "seconds": 1}', b"x" * 900):
         assert client.post(f"/r/{token}/vote", content=body).status_code == 400
     good = {"position": 0, "answer": "left", "seconds": 1}
     assert client.post("/r/nobodynobody/vote", json=good).status_code == 404
@@ -273,6 +273,25 @@ def test_what_is_not_a_vote_or_nobodys_is_refused(served):
     for path in ("/images/../key.json", "/images/%2e%2e%2fkey.json", "/images/0123456789abcdef.png"):
         assert client.get(path).status_code == 404
     assert client.get("/key.json").status_code == 404
+
+
+def test_a_body_without_end_is_not_read(served):
+    _, client_of = served
+    client = client_of()
+    client.get("/")
+    (token,) = client.cookies.values()
+    read = []
+
+    def endless():
+        for part in range(1000):
+            read.append(part)
+            yield b" " * 500
+
+    assert client.post(f"/r/{token}/vote", content=endless()).status_code == 413
+    deep = b'{"position": 0, "answer": "left", "seconds": ' + b"[" * 900
+    assert client.post(f"/r/{token}/vote", content=deep).status_code == 400
+    huge = b'{"position": 0, "answer": "left", "seconds": ' + b"9" * 400 + b"}"
+    assert client.post(f"/r/{token}/vote", content=huge).status_code == 400
 
 
 def test_two_hundred_raters_at_once_lose_and_double_nothing(served):

@@ -56,6 +56,18 @@ def same_weights(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_validation_that_fails_costs_no_training(data, tmp_path, monkeypatch):
+    def failing(*arguments):
+        raise UserError("A pair of val is damaged.")
+
+    monkeypatch.setattr("srraw_model.train.write_sample", failing)
+    with pytest.raises(UserError, match="val is damaged"):
+        run(data, tmp_path / "run", save_every=4)
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path / "run/model.pt").step == 4
+    assert run(data, tmp_path / "run", save_every=4, resume=True)[-1].step == 6
+
+
 def test_a_run_leaves_a_checkpoint_a_log_and_samples(data, tmp_path):
     records = run(data, tmp_path / "run", save_every=4)
     assert [r.loss_name for r in records] == ["L1"] * 3 + ["CoBi"] * 3
@@ -236,6 +248,13 @@ def test_bad_options_are_said_in_a_sentence(data, tmp_path):
             prepare_training(**{"data": data, "out": tmp_path / "run", **QUICK, **options})
         assert caught.value.exit_code == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_only_layers_that_there_are_can_be_left_out(data, deep_vgg, tmp_path):
+    for left_out in (("conv9_9",), ("conv1_2", "conv2_2", "conv3_2")):
+        options = {**QUICK, "vgg_weights": deep_vgg, "leave_out": left_out}
+        with pytest.raises(UserError, match="They are conv1_2, conv2_2, conv3_2"):
+            prepare_training(data, out=tmp_path / "run", **options)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(data, tmp_path):

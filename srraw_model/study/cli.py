@@ -49,9 +49,13 @@ def study() -> None:
 @click.option("--ties", is_flag=True, help="Let them answer 'the same'.")
 @click.option("--all-pairs", is_flag=True, help="Compare every method with every other.")
 @click.option("--per-rater", type=click.IntRange(1), help="Comparisons that each is shown.  [default: all]")
-@click.option("--checks", type=click.IntRange(0), default=6, show_default=True, help="Obvious pairs.")
-@click.option("--repeats", type=click.IntRange(0), default=4, show_default=True, help="Pairs shown twice.")
-@click.option("--practice", type=click.IntRange(0), default=2, show_default=True, help="Pairs to begin with.")
+@click.option("--checks", type=click.IntRange(0, 1000), default=6, show_default=True, help="Obvious pairs.")
+@click.option(
+    "--repeats", type=click.IntRange(0, 1000), default=4, show_default=True, help="Pairs shown twice."
+)
+@click.option(
+    "--practice", type=click.IntRange(0, 1000), default=2, show_default=True, help="Pairs to begin with."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of who sees what.")
 @click.option("--out", type=PATH, default=Path("study"), show_default=True, help="Folder of the study.")
 @overwrite_option

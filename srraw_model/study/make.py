@@ -231,7 +231,10 @@ def _pictures(folder: Path) -> dict[str, Path]:
 
 def _read(path: Path) -> Picture:
     """(H, W, 3) uint8, red first, upright."""
-    picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # empty, or larger than OpenCV reads
+        picture = None
     if picture is None:
         raise UserError(f"{path} cannot be read as a picture.", "Save it again as PNG.")
     return np.ascontiguousarray(picture[..., ::-1])

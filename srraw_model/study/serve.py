@@ -73,7 +73,11 @@ def study_app(study: Path) -> Starlette:
     async def vote(request: Request) -> Response:
         from starlette.concurrency import run_in_threadpool
 
-        body = await request.body()
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > LARGEST_BODY:
+                return JSONResponse({"error": "no vote"}, 413)
         answered = _answer_in(body, plan)
         if answered is None:
             return JSONResponse({"error": "no vote"}, 400)
@@ -137,12 +141,10 @@ def trial_record(trial: Trial) -> dict[str, Any]:
 def _answer_in(body: bytes, plan: Plan) -> tuple[int, str, float] | None:
     import json
 
-    if len(body) > LARGEST_BODY:
-        return None
     try:
         record = json.loads(body)
         position, answer, seconds = record["position"], record["answer"], float(record["seconds"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     if type(position) is not int or position < 0 or not math.isfinite(seconds):
         return None

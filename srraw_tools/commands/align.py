@@ -90,12 +90,13 @@ def align(
 
     Example: srraw align sequences/ --zoom 4,8 --report
     """
-    from srraw_tools.align import align_sequences
+    from srraw_tools.align import align_sequences, check_options
     from srraw_tools.pages import check_page
     from srraw_tools.sequence import find_sequences, read_sequence
 
     if page is not None:
         check_page(page)
+    check_options(zooms, motion, nominal_scale, max_error_px)
     distortions = _distortions_of(rig_name) if rig_name else ()
     folders = find_sequences(paths or (Path("sequences"),))
     if dry_run:

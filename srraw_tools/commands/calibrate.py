@@ -18,7 +18,6 @@ from srraw_tools.commands.options import (
     overwrite_option,
     print_json,
     quiet_option,
-    report,
     scheduler_option,
 )
 from srraw_tools.errors import UserError
@@ -97,8 +96,7 @@ def lens(
             if target
             else "Give --rig to keep this in a rig's file."
         )
-    report(failures)
-    finish([])
+    finish(list(failures))
 
 
 @calibrate.command("noise")

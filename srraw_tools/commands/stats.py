@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from srraw_tools.commands.options import PATH, finish, jobs_option, json_option, print_json, quiet_option
+from srraw_tools.commands.options import (
+    PATH,
+    finish,
+    jobs_option,
+    json_option,
+    overwrite_option,
+    print_json,
+    quiet_option,
+)
 from srraw_tools.errors import UserError
 from srraw_tools.terminal import print_table, with_progress
 
@@ -31,12 +39,16 @@ SHOWN = 12  # kinds of focal lengths, cameras or ISO that are listed
     is_flag=False,
     flag_value=Path("datacard.md"),
     metavar="[FILE.md]",
-    help="Also write a data card to publish with the set, datacard.md by default.",
+    help="Also write a data card to publish with the set, datacard.md by default. One that is there, and may "
+    "be filled in, stays unless --overwrite is given.",
 )
+@overwrite_option
 @jobs_option
 @json_option
 @quiet_option
-def stats(path: Path, page: Path | None, card: Path | None, jobs: int, as_json: bool, quiet: bool) -> None:
+def stats(
+    path: Path, page: Path | None, card: Path | None, overwrite: bool, jobs: int, as_json: bool, quiet: bool
+) -> None:
     """Say what PATH, an srraw.h5, holds: scenes, cameras, settings, sharpness, clipping, misalignment.
 
     Example: srraw stats srraw.h5 --html --card
@@ -47,6 +59,8 @@ def stats(path: Path, page: Path | None, card: Path | None, jobs: int, as_json: 
 
     if page is not None:
         check_page(page)
+    if card is not None and card.exists() and not overwrite:
+        raise UserError(f"{card} is there already.", "Give --overwrite or another name.", wrong_use=True)
     with shards.open(path) as reader:
         count, problems = len(reader.pairs), list(reader.problems)
     found = []
