@@ -73,8 +73,6 @@ def released_loss(
 
     Args and errors as cobi.contextual_bilateral_loss; weight_spatial is w, from 0 to 1.
     """
-    if weight_spatial > 1:
-        raise ValueError(f"Of the released formulation weight_spatial is a share, not {weight_spatial}.")
     losses = []
     for similarities, q, y, predictions in _released(source, target, weight_spatial, distance):
         losses.append(-_greatest_by_column(similarities, q, y, predictions).mean().log())

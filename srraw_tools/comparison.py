@@ -134,7 +134,7 @@ def flow_colours(flow: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> 
 
 
 def webp(rgb: Rgb, quality: int) -> bytes:
-    """A picture (h, w, 3) or (h, w) as WebP of a quality up to 100."""
+    """A picture (h, w, 3) or (h, w) as WebP of a quality up to 100; 101 keeps every value."""
     bgr = rgb[..., ::-1] if rgb.ndim == 3 else rgb
     return cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def export_pair(name: str, *, path: Path, out: Path, format: str) -> tuple[str, 
     Raises:
         UserError: the pair is damaged, or a file cannot be written.
     """
-    reader = _reader(path)
+    reader = shards.open_once(path)
     pair = next(pair for pair in reader.pairs if pair.name == name)
     files = _files(out, pair, format)
     files[0].parent.mkdir(parents=True, exist_ok=True)
@@ -216,9 +216,3 @@ def _dng_values(pair: Pair) -> dict[str, Any]:
         "software": "srraw export",
         **{name: value for name, value in known.items() if value is not None},
     }
-
-
-@lru_cache(maxsize=1)
-def _reader(path: Path) -> shards.Reader:
-    """This process's own, for one pair after another."""
-    return shards.open(path)

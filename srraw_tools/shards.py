@@ -9,6 +9,7 @@ import json
 import os
 from collections import OrderedDict
 from contextlib import nullcontext, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ __all__ = [
     "adopt_shards",
     "new_shard",
     "open",
+    "open_once",
     "orphaned_shards",
     "render_target",
     "shard_files",
@@ -223,6 +225,12 @@ def open(path: Path | str) -> Reader:
         UserError: the file is missing, no HDF5, not ours, or of another version.
     """
     return Reader(Path(path))
+
+
+@lru_cache(maxsize=1)
+def open_once(path: Path) -> Reader:
+    """This process's own reader of a set, for one pair after another; raises as `open`."""
+    return open(path)
 
 
 def _places(file: h5py.File, path: Path) -> dict[str, Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from srraw_tools import pages, parallel, quality, shards
+from srraw_tools.comparison import webp
 from srraw_tools.errors import UserError
 from srraw_tools.files import replacing
+from srraw_tools.raw import to_uint8
 from srraw_tools.shards import SPLITS, Pair, Reader, render_target
 
 BLOCK = 64  # mosaic pixels of a side of the blocks that are measured
@@ -114,7 +116,7 @@ def measure_pair(name: str, *, path: Path, pictured: frozenset[str] = frozenset(
     Raises:
         UserError: the pair is damaged.
     """
-    reader = _reader(path)
+    reader = shards.open_once(path)
     pair = next(pair for pair in reader.pairs if pair.name == name)
     data = reader.read(pair, arrays=("raw", "rgb", "valid"))
     blocks = [
@@ -284,26 +286,15 @@ def _pictures(rgb: npt.NDArray[np.uint8], blocks: list[_Block]) -> dict[str, Pic
         start = (BLOCK - side) // 2
         low = block.low[start : start + side, start : start + side]
         target = block.target[n * start : n * (start + side), n * start : n * (start + side)]
-        pictures["low"] = _picture(_to_uint8(low), enlarged=n)
-        pictures["target"] = _picture(_to_uint8(target))
+        pictures["low"] = _picture(to_uint8(low), enlarged=n)
+        pictures["target"] = _picture(to_uint8(target))
     return pictures
 
 
 def _picture(rgb: npt.NDArray[np.uint8], enlarged: int = 1) -> Picture:
     """As WebP, whose chroma is half as fine: what the page enlarges is kept without loss."""
     quality = 80 if enlarged == 1 else 101
-    data = cv2.imencode(".webp", rgb[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
-    return Picture(data, (rgb.shape[0] * enlarged, rgb.shape[1] * enlarged))
-
-
-def _to_uint8(srgb: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    return np.round(srgb * 255).astype(np.uint8)
-
-
-@lru_cache(maxsize=1)
-def _reader(path: Path) -> Reader:
-    """This process's own, for one pair after another."""
-    return shards.open(path)
+    return Picture(webp(rgb, quality), (rgb.shape[0] * enlarged, rgb.shape[1] * enlarged))
 
 
 # --- words ------------------------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ NOUNS = {
     "making",
     "keys",
 }
+AROUND = {"guided_screen", "parallel", "terminal"}  # what commands and stages show, and how they spread work
 OF_THE_MODEL = {"ecc", "flow", "shards", "raw", "geometry", "pages", "errors", "files", "terminal", "exif"}
 
 
@@ -118,6 +119,13 @@ def test_stages_do_not_import_each_other_and_nouns_do_not_look_up(path):
         assert not used
 
 
+def test_every_module_of_the_tools_has_its_place():
+    places = [STAGES, NOUNS, GROUND, COMMANDS, AROUND]
+    rooms = {room_of(path, "srraw_tools") for path in modules("srraw_tools")} - {"__init__"}
+    assert rooms == set().union(*places)
+    assert sum(map(len, places)) == len(rooms)
+
+
 @pytest.mark.parametrize("package", ["srraw_tools", "srraw_model"])
 def test_the_architecture_names_every_module(package):
     told = (ROOT / "docs/architecture.md").read_text()
@@ -159,16 +167,18 @@ def test_ruff_is_content():
 
 def commands():
     from srraw_model import cli as model
+    from srraw_model.study.cli import study
     from srraw_tools.cli import main
 
-    found = {}
-    for name, command in main.commands.items():
-        if isinstance(command, click.Group):
-            found |= {f"srraw {name} {inner}": below for inner, below in command.commands.items()}
-        else:
-            found[f"srraw {name}"] = command
-    found |= {"srraw-train": model.train, "srraw-eval": model.evaluate, "srraw-zoom": model.zoom}
-    return found
+    def below(name, command):
+        if not isinstance(command, click.Group):
+            return {name: command}
+        inner = (below(f"{name} {word}", found) for word, found in command.commands.items())
+        return {told: found for part in inner for told, found in part.items()}
+
+    own = {"srraw": main, "srraw-study": study, "srraw-train": model.train}
+    own |= {"srraw-eval": model.evaluate, "srraw-zoom": model.zoom}
+    return {told: found for name, command in own.items() for told, found in below(name, command).items()}
 
 
 @pytest.mark.parametrize("name", commands())

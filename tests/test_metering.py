@@ -138,10 +138,14 @@ def test_a_lamp_that_only_the_long_end_resolves_has_the_last_word(tmp_path):
 
 def test_a_small_lamp_counts_by_its_share_of_the_longest_field(tmp_path):
     """A fortieth of the side is less than SHARE of the shortest frame, and a sixteenth of the longest."""
-    camera = Meterable(tmp_path / "a.dng", (0.01, 0.01, 0.01), lamp=1.0, lamp_side=1 / 40)
+    camera = Meterable(tmp_path / "a.dng", (0.01, 0.01, 0.01), lamp=0.3, lamp_side=1 / 40)
     camera.shoot(0)
     raw = read_raw(camera.path)
-    assert headroom_ev(raw, (1.0, 0.1)) < headroom_ev(raw, (1.0,)) or headroom_ev(raw) == -STEP_EV
+    lost = headroom_ev(raw) - headroom_ev(raw, (1.0, 0.1))
+    assert lost == pytest.approx(math.log2(0.3 / 0.01), abs=0.01)
+    camera.lamp = 1.0  # beyond white
+    camera.shoot(0)
+    assert headroom_ev(read_raw(camera.path), (1.0, 0.1)) == -STEP_EV
 
 
 @pytest.mark.parametrize("colour", range(3))

@@ -41,10 +41,16 @@ def study() -> None:
 )
 @click.option("--folder", "folders", multiple=True, metavar="NAME=DIR", help="Pictures of a method; repeat.")
 @click.option("--inputs", type=PATH, help="With --folder: what the pictures were made from.")
-@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    default="test",
+    show_default=True,
+    help="Whose pairs of DATA are shown.",
+)
 @click.option("--images", type=click.IntRange(1), default=100, show_default=True, help="Scenes of a set.")
 @click.option("--side", type=click.IntRange(64), default=512, show_default=True, help="Of a picture, in px.")
-@click.option("--title", default="Which is better?", show_default=True)
+@click.option("--title", default="Which is better?", show_default=True, help="Of the page.")
 @click.option("--question", help="What raters are asked.  [default: Which image has the better quality?]")
 @click.option("--ties", is_flag=True, help="Let them answer 'the same'.")
 @click.option("--all-pairs", is_flag=True, help="Compare every method with every other.")
@@ -105,7 +111,7 @@ def make(
 @study.command("serve")
 @STUDY
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 for the whole network.")
-@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="To listen at.")
 def serve(study: Path, host: str, port: int) -> None:
     """Show a STUDY to raters. Whoever opens the address is one; votes.sqlite holds what they say.
 

@@ -43,7 +43,7 @@ def hang_photograph(
         frame_px: (height, width) that the frame of FILLS_MM would have in pixels of the longest one.
 
     Raises:
-        UserError: the file is missing, no picture, or smaller than a frame.
+        UserError: as `read_linear`.
     """
     pixels = read_linear(path)
     height, width = pixels.shape[:2]
@@ -72,7 +72,10 @@ def read_linear(path: Path) -> npt.NDArray[np.uint16]:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; --scene needs a photograph.", wrong_use=True)
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    try:
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error:  # a header that states more pixels than OpenCV takes
+        picture = None
     if picture is None:
         raise UserError(
             f"{path} is not a picture that can be read.", "Give a JPEG, PNG or TIFF.", wrong_use=True
