@@ -331,6 +331,20 @@ def test_a_shot_that_does_not_count_stays_on_the_card(files, tmp_path):
     assert gp.deleted == ["150.jpg"]  # the second, which is of its focal length
 
 
+def test_more_files_than_a_shot_makes_are_not_even_downloaded(files, tmp_path):
+    """Killed as it shot: since then somebody has shot other things with the same card."""
+    folder = tmp_path / "s"
+    gp = fake_gp([["35.jpg"]], files, captured=[-7], init=list(GONE))
+    with pytest.raises(UserError):
+        shoot(gp, folder)
+    others = {f"other{number}.jpg": files["150.jpg"] for number in range(5)}
+    gp = fake_gp([["35.jpg"], ["150.jpg"]], {**files, **others})
+    gp.card += [CardFile("/store", name) for name in others]
+    assert shoot(gp, folder, resume=True)[-1].done == 2
+    assert gp.released == 2
+    assert (folder / "00002.dng").read_bytes() == files["35.jpg"].read_bytes()
+
+
 def test_autofocus_that_finds_nothing_says_to_focus_by_hand(files, tmp_path):
     with pytest.raises(UserError, match="manual focus"):
         shoot(fake_gp([["35.jpg"]], files, capture=[-1]), tmp_path / "s")

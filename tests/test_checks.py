@@ -67,6 +67,16 @@ def test_a_finding_says_what_was_measured_and_what_would_have_passed():
     assert check_shot(replace(GOOD, focal_mm=157.4), EXPECTED, [FIRST], RIG) == []
 
 
+def test_a_shot_that_is_shot_again_is_not_the_one_before_it_nor_measured_by_it():
+    bright = replace(GOOD, exposure_s=0.1, sha256="old", taken_at="2026-11-23T10:00:20")
+    again = replace(GOOD, sha256="new", taken_at="2026-11-23T10:00:25")
+    assert check_shot(again, EXPECTED, [FIRST], RIG, bright) == []
+    (same,) = check_shot(replace(again, sha256="old"), EXPECTED, [FIRST], RIG, bright)
+    assert "earlier file again" in same.what
+    (late,) = check_shot(replace(again, taken_at="2026-11-23T10:00:17"), EXPECTED, [FIRST], RIG, bright)
+    assert "before the shot that precedes it" in late.what
+
+
 def test_a_sequence_that_is_resumed_with_another_exposure_is_not_mixed():
     (finding,) = check_shot(GOOD, Expected(exposure_s=1 / 60), [replace(FIRST, exposure_s=1 / 30)], RIG)
     assert "as the first shot" in finding.what

@@ -79,7 +79,8 @@ def test_a_rig_is_written_from_the_camera_checked_and_used(simulated, tmp_path):
 def test_a_hook_is_told_of_every_step_and_a_failing_init_ends_it(simulated, tmp_path):
     pytest.importorskip("gphoto2", reason="libgphoto2 does not exist for this system")
     hook = tmp_path / "hook.sh"
-    hook.write_text('#!/bin/sh\necho "$ACTION $ARGUMENT" >> hook.log\n[ "$ACTION" != "$FAIL" ]\n')
+    script = '#!/bin/sh\necho "$ACTION $ARGUMENT" >> hook.log\necho working\n[ "$ACTION" != "$FAIL" ]\n'
+    hook.write_text(script)
     capture = ("capture", "--virtual", simulated / "00001", "--focal", "35,150", "--hook-script", hook)
     assert "chmod" in srraw(*capture, cwd=tmp_path).stderr  # it is not executable yet
     hook.chmod(0o755)
@@ -89,8 +90,13 @@ def test_a_hook_is_told_of_every_step_and_a_failing_init_ends_it(simulated, tmp_
     done = srraw(*capture, cwd=tmp_path, FAIL="download")
     assert done.returncode == 0, done.stderr
     assert "status 1 at download" in done.stderr
+    (tmp_path / "sequences").rename(tmp_path / "before")
+    told = srraw(*capture, "--json", cwd=tmp_path, FAIL="download")
+    events = [json.loads(line) for line in told.stdout.splitlines()]  # without the hook's own words
+    problems = [event["message"] for event in events if event["kind"] == "hook"]
+    assert problems == [f"The hook {hook} ended with status 1 at download."] * 2
     said = (tmp_path / "hook.log").read_text().split("\n")
     assert said[:2] == ["init ", "start "]
     # 35 mm first; files count from the longest focal length.
     assert [line.split("/")[-1] for line in said[2:4]] == ["00002.dng", "00001.dng"]
-    assert said[4:] == ["stop ", ""]
+    assert said[4] == "stop "

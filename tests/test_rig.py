@@ -72,6 +72,11 @@ def test_a_rig_is_read_from_a_file(tmp_path):
         (("[names]", "[tolerances]\nfocal = 0\n[names]"), "positive numbers"),
         (("[names]", "[timing]\nwait = 1\n[names]"), "'timing.wait' is no key"),
         (("[lens]", 'ring = "robot"\n[lens]'), "'ring' is 'robot'"),
+        (("[names]", "[timing]\nsettle_s = 600\n[names]"), "longer than 60 s"),
+        (("[names]", "[tolerances]\nfocal = 1.5\n[names]"), "is a share, and must be below 1"),
+        (("[names]", "[checks]\nclipped = 5\n[names]"), "is a share, and must be below 1"),
+        (("f_number = 20", "f_number = " + "9" * 5000), "not TOML"),
+        (("f_number = 20", "f_number = " + "[" * 10_000), "not TOML"),
     ],
 )
 def test_what_is_wrong_with_a_rig_is_named(tmp_path, change, says):
