@@ -111,8 +111,10 @@ def study_results(plan: Plan, key: Key, votes: Sequence[Vote]) -> Results:
                 if trials[vote.position].kind == RATED
             ]
     if not opinions:
+        failed = sum(not rater.passed for rater in raters)
         raise UserError(
-            "No vote counts yet.", "Wait for raters, or look at --json to see who failed the checks."
+            f"No vote counts yet: there are {len(raters)} raters, and {failed} failed the obvious pairs.",
+            "Wait for others.",
         )
     preferences = [_preference(methods, own) for methods, own in _by_methods(opinions, key.methods).items()]
     return Results(tuple(preferences), _scores(opinions, key.methods), _agreement(opinions), tuple(raters))
