@@ -164,7 +164,8 @@ def capture_sequence(
         closing_shot: repeat the first focal length at the end, into closing.ARW or the like, which shows a
             tripod that crept and light that drifted.
         attended: a person answers: a shot with findings that is not shot again counts as done then. Where
-            nobody does, and a person's own finger shoots, a file that is none is told, and waited on.
+            nobody does, and a person's own finger shoots, a file that is no shot, or an earlier one, is told and
+            waited on.
         resume: go on with a sequence that was begun; shots that are whole are kept.
         delete_on_card: delete from the camera what was downloaded and verified, in the backup too.
         backup: a folder, best on another disk, that gets a verified second copy of the sequence's folder.
@@ -236,8 +237,9 @@ def _shoot_steps(
             findings = taken.findings + book.check(step, taken, expected)
             facts = taken.facts
             yield event("taken", step, shot=taken.shot, findings=findings, facts=facts)
-            stray = taken.shot is None and camera.by_hand and not attended  # the shot itself is still to come
-            again = bool(findings) and (shoot_again(findings) or stray)
+            stray = {finding.check for finding in findings} & {"file", "taken_at"}  # none, or not this one
+            waits = bool(stray) and camera.by_hand and not attended  # the shot itself is still to come
+            again = bool(findings) and (shoot_again(findings) or waits)
             kept = taken.shot is not None and (not findings or (attended and not again))
             if kept or (taken.shot and step not in book.shots):  # else a good one stays where it is
                 made.place()

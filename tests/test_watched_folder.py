@@ -166,6 +166,18 @@ def test_a_file_that_is_none_costs_no_shot_where_nobody_is_asked(simulated, tmp_
     assert [event.kept for event in events if event.kind == "shot"] == [False, True, True]
 
 
+def test_a_file_that_a_sync_brings_twice_costs_no_shot_where_nobody_is_asked(simulated, tmp_path, rig):
+    card = tmp_path / "card"
+    card.mkdir()
+    camera = WatchedFolder(card)
+    for second, (name, source) in enumerate((("a", "00006"), ("a (1)", "00006"), ("b", "00002"))):
+        shutil.copyfile(simulated / "00001" / f"{source}.dng", card / f"{name}.dng")
+        os.utime(card / f"{name}.dng", (1e9 + second, 1e9 + second))
+    events = shoot_watched(camera, tmp_path / "s", rig)
+    assert events[-1].done == 2
+    assert [event.kept for event in events if event.kind == "shot"] == [True, False, True]
+
+
 def test_a_folder_that_is_not_there_or_goes_is_said(tmp_path):
     with pytest.raises(UserError, match="no folder to watch"):
         WatchedFolder(tmp_path / "none")
