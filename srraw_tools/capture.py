@@ -164,8 +164,8 @@ def capture_sequence(
         closing_shot: repeat the first focal length at the end, into closing.ARW or the like, which shows a
             tripod that crept and light that drifted.
         attended: a person answers: a shot with findings that is not shot again counts as done then. Where
-            nobody does, and a person's own finger shoots, a file that is no shot, or an earlier one, is told and
-            waited on.
+            nobody does, and a person's own finger shoots, a file that is no shot, or an earlier one, is told,
+            and waited on.
         resume: go on with a sequence that was begun; shots that are whole are kept.
         delete_on_card: delete from the camera what was downloaded and verified, in the backup too.
         backup: a folder, best on another disk, that gets a verified second copy of the sequence's folder.
