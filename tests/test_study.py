@@ -35,9 +35,9 @@ from srraw_model.study.plan import (
     read_plan,
     trials_of,
 )
-from srraw_model.study.results import binomial_p, bradley_terry, study_results, wilson
+from srraw_model.study.results import binomial_p, bradley_terry, score_rows, study_results, wilson
 from srraw_model.study.serve import study_app
-from srraw_model.study.votes import DATABASE, Vote, Votes, votes_of
+from srraw_model.study.votes import DATABASE, Vote, Votes, votes_of, votes_text
 from srraw_tools.errors import UserError
 
 METHODS = ("ours", "old", "bicubic")
@@ -439,6 +439,37 @@ def test_known_preferences_are_recovered_within_the_stated_intervals(round_robin
             covered += low <= STRENGTH[method] - mean <= high
             total += 1
     assert covered / total > 0.88
+
+
+def test_scores_that_do_not_exist_are_not_made_up(round_robin):
+    """Who won every vote is infinitely stronger; who did in many draws of the raters, is by the draws."""
+    plan, key = round_robin
+    rank = {method: place for place, method in enumerate(("spoilt", "bicubic", "old", "ours"))}
+
+    def votes(raters, *, odd):
+        for number in range(raters):
+            for position, trial in enumerate(trials_of(plan, number)):
+                left, right = (rank[key.pictures[name][1]] for name in (trial.left, trial.right))
+                wrong = number < odd and trial.kind == RATED
+                answer = "left" if (left > right) != wrong else "right"
+                yield Vote(f"rater-{number:04d}", number, position, answer, 2.0)
+
+    certain = study_results(plan, key, list(votes(6, odd=0)))
+    assert certain.scores is None
+    one_odd = study_results(plan, key, list(votes(6, odd=1)))
+    assert all(np.isfinite(score) for score, *_ in one_odd.scores.values())
+    assert all(np.isnan(bound) for _, *bounds in one_odd.scores.values() for bound in bounds)
+    assert all(row[2] == "-" for row in score_rows(one_odd))
+
+
+def test_a_page_that_two_people_used_is_told(studied, tmp_path):
+    plan = read_plan(studied)
+    for name, answer in (("a", "left"), ("b", "right")):
+        votes = [Vote("rater-0000", 0, 0, answer, 1.0)]
+        (tmp_path / f"{name}.json").write_text(votes_text(plan, votes))
+    assert len(votes_of(studied, plan, [tmp_path / "a.json", tmp_path / "a.json"])) == 1
+    with pytest.raises(UserError, match="a page was used twice"):
+        votes_of(studied, plan, [tmp_path / "a.json", tmp_path / "b.json"])
 
 
 def test_those_who_did_not_look_are_told_and_do_not_count(round_robin):

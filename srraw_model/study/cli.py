@@ -218,7 +218,7 @@ def results(
 
 
 def _print(found: Results) -> None:
-    from srraw_model.study.results import failed_rows, preference_rows, score_rows
+    from srraw_model.study.results import NO_SCORES, failed_rows, preference_rows, score_rows
 
     print_table(
         ("preferred", "over", ">share", ">Wilson 95 %", ">over raters", ">votes", ">p"),
@@ -229,6 +229,8 @@ def _print(found: Results) -> None:
             ("method", ">Bradley-Terry score", ">95 % over raters"),
             score_rows(found),
         )
+    else:
+        click.echo(click.wrap_text(NO_SCORES, 80))
     if found.agreement is not None:
         click.echo(f"Two raters agree on a comparison in {found.agreement:.1%} of the cases.")
     failed = failed_rows(found)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from srraw_model.study.plan import IMAGES, PRACTICE, Plan, read_plan, trials_of
-from srraw_model.study.results import Results, failed_rows, preference_rows, score_rows
+from srraw_model.study.results import NO_SCORES, Results, failed_rows, preference_rows, score_rows
 from srraw_tools.errors import UserError
 from srraw_tools.files import replacing
 from srraw_tools.pages import render_page, write_page
@@ -94,6 +94,7 @@ def write_results_page(plan: Plan, results: Results, out: Path) -> None:
         rows=preference_rows(results),
         scores=scores,
         score_rows=score_rows(results),
+        no_scores=NO_SCORES,
         score_low=-reach,
         score_high=reach,
     )

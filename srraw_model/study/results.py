@@ -77,7 +77,8 @@ class Results:
 
     Attributes:
         scores: Bradley-Terry scores by method, natural logarithms with mean 0, and their intervals over
-            raters; None where the votes do not connect the methods, or one method has won or lost every vote.
+            raters, NaN where some draws of raters have none; None where the votes do not connect the methods, or
+            some methods have won every vote against the others.
         agreement: share of the pairs of raters who agree on a comparison, ties left out; None where no
             comparison has two.
     """
@@ -208,7 +209,10 @@ def binomial_p(wins: int, votes: int) -> float:
 
 
 def _over_raters(opinions: Sequence[Opinion], statistic: Any) -> Any:
-    """95 % interval over draws of whole raters of a statistic of opinions' weights; None for one rater."""
+    """95 % interval over draws of whole raters of a statistic of opinions' weights; None for one rater.
+
+    NaN where the statistic does not exist for so many draws that an end of the interval is unknown.
+    """
     names = sorted({opinion.rater for opinion in opinions})
     if len(names) < 2:
         return None
@@ -218,7 +222,12 @@ def _over_raters(opinions: Sequence[Opinion], statistic: Any) -> Any:
         weights = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))[of]
         if weights.any():
             found.append(statistic(weights.astype(np.float64)))
-    low, high = np.nanquantile(found, [(1 - COVERED) / 2, (1 + COVERED) / 2], axis=0)
+    values = np.array(found)
+    unknown = np.isnan(values).any(axis=1)
+    if unknown.mean() > (1 - COVERED) / 2:
+        low = high = np.full(values.shape[1], np.nan)
+    else:
+        low, high = np.quantile(values[~unknown], [(1 - COVERED) / 2, (1 + COVERED) / 2], axis=0)
     return (float(low[0]), float(high[0])) if low.shape == (1,) else (low, high)
 
 
@@ -303,6 +312,9 @@ def preference_rows(results: Results) -> list[tuple[str, ...]]:
         )
         for p in results.preferences
     ]
+
+
+NO_SCORES = "No Bradley-Terry scores: the votes do not connect the methods, or some won every vote against the others."
 
 
 def score_rows(results: Results) -> list[tuple[str, str, str]]:

@@ -116,7 +116,7 @@ def votes_of(study: Path, plan: Plan, files: Iterable[Path] = ()) -> list[Vote]:
     A file that is there twice, or whose votes are in another one, counts once.
 
     Raises:
-        UserError: a file that holds no votes of this study.
+        UserError: a file that holds no votes of this study, or whose rater answers otherwise in another one.
     """
     found: dict[tuple[str, int], Vote] = {}
     if (study / DATABASE).exists():
@@ -125,7 +125,12 @@ def votes_of(study: Path, plan: Plan, files: Iterable[Path] = ()) -> list[Vote]:
         votes.close()
     for path in files:
         for vote in read_votes(path, plan):
-            found.setdefault((vote.rater, vote.position), vote)
+            known = found.setdefault((vote.rater, vote.position), vote)
+            if known.answer != vote.answer:
+                problem = (
+                    f"{path} answers otherwise than rater {vote.number} did before: a page was used twice."
+                )
+                raise UserError(problem, "Leave one of the files out.")
     return sorted(found.values(), key=lambda vote: (vote.number, vote.rater, vote.position))
 
 
