@@ -77,8 +77,8 @@ class Results:
 
     Attributes:
         scores: Bradley-Terry scores by method, natural logarithms with mean 0, and their intervals over
-            raters, NaN where some draws of raters have none; None where the votes do not connect the methods, or
-            some methods have won every vote against the others.
+            raters, NaN where some draws of raters have none; None where the votes do not connect the methods,
+            or some methods have won every vote against the others.
         agreement: share of the pairs of raters who agree on a comparison, ties left out; None where no
             comparison has two.
     """
@@ -314,7 +314,9 @@ def preference_rows(results: Results) -> list[tuple[str, ...]]:
     ]
 
 
-NO_SCORES = "No Bradley-Terry scores: the votes do not connect the methods, or some won every vote against the others."
+NO_SCORES = (
+    "No Bradley-Terry scores: the votes do not connect the methods, or some won all against the others."
+)
 
 
 def score_rows(results: Results) -> list[tuple[str, str, str]]:
