@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.live import Live
 
 from srraw_tools.camera import BATTERY, Camera
-from srraw_tools.capture import CaptureEvent, Turn
+from srraw_tools.capture import CaptureEvent, Turn, next_sequence, plan_steps
 from srraw_tools.checks import Finding
+from srraw_tools.commands.session import Session, is_complete, refuse_if_incomplete
 from srraw_tools.errors import UserError
 from srraw_tools.guided_screen import Screen, ShotView, render
 from srraw_tools.keys import ENTER, Keys, single_keys
@@ -235,3 +237,74 @@ def new_guide(
     """
     screen = Screen(folder, camera.model, rig.name, steps, rig.checks["clipped"], auto=auto)
     return Guide(screen, keys, camera, live, watch, before_shot, by_hand)
+
+
+def shoot_guided(
+    first: Session,
+    session: Session,
+    folder: Path,
+    out: Path,
+    resume: bool,
+    auto: bool,
+    before_shot: Callable[[float], None],
+    by_hand: frozenset[float],
+) -> None:
+    """Shoot scene after scene on the full screen, until the person has enough.
+
+    Args:
+        first: the session for the first scene, which may be one that was begun another day.
+    """
+    steps = plan_steps(session.focal_mm, session.rig, session.closing_shot)
+    folders: list[Path] = []
+    told: list[str] = []
+    failure: UserError | None = None
+    try:
+        with full_screen() as (keys, show):
+            going_on = True
+            while going_on:
+                scene = session if folders else first
+                watch = SceneWatch(session.rig)
+                guide = new_guide(
+                    folder, session.camera, session.rig, steps, keys, watch, session.live,
+                    auto=auto, before_shot=before_shot, by_hand=by_hand,
+                )  # fmt: skip
+                show(guide)
+                folders.append(folder)
+                if session.watched:
+                    session.watched.waiting = guide.while_waiting
+                try:
+                    for event in scene.metered(guide.meter_at, guide.say).events(
+                        folder,
+                        attended=True,
+                        resume=resume,
+                        watch=watch,
+                        turn_ring=guide.turn_ring,
+                        shoot_again=guide.shoot_again,
+                        at_end=guide.at_end,
+                    ):
+                        guide.take_note(event)
+                    going_on = guide.to_next
+                except LeaveScene as leave:
+                    going_on = leave.to_next
+                finally:
+                    if is_complete(folder):
+                        watch.result()  # a person who leaves at once is told all the same
+                    told += [f"{folder}, {finding.shot or 'all'}: {finding.what}; {finding.remedy}."
+                             for finding in watch.findings() or ()]  # fmt: skip
+                    watch.close()
+                resume, folder = False, next_sequence(out) if going_on else folder
+    except KeyboardInterrupt:
+        told.append("Stopped.")
+    except UserError as error:  # of the camera or a disk: what was shot until then is told all the same
+        failure = error
+    for line in told:
+        click.echo(line, err=True)
+    folders = [folder for folder in folders if folder.is_dir()]  # one that was only looked at is gone
+    complete = [folder for folder in folders if is_complete(folder)]
+    if folders:
+        click.echo(f"{len(complete)} of {len(folders)} scenes complete: {', '.join(map(str, folders))}.")
+    if failure:
+        raise failure
+    refuse_if_incomplete(folders)
+    if not complete:
+        raise UserError("No scene was shot.")
