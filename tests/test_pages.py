@@ -511,10 +511,11 @@ def test_two_fingers_enlarge_both_pictures_on_a_phone(visit):
     assert page.evaluate(scale) == pytest.approx(4 * before, rel=0.2)
     left, right = transforms(page)
     assert left == right
+    # A tap's click comes after the tap itself.
     page.tap("#true")
-    assert page.evaluate(scale) == before
+    page.wait_for_function(f"() => {scale} === {before}")
     page.tap("#nearer")
-    assert page.evaluate(scale) == 2 * before
+    page.wait_for_function(f"() => {scale} === {2 * before}")
 
 
 def test_a_rater_moves_and_enlarges_by_keys_and_no_vote_is_cast(visit):
