@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -122,6 +123,7 @@ def test_a_capture_that_cannot_be_is_refused_before_anything_is_made(
 def test_a_sequence_is_resumed_as_it_was_begun(simulated, tmp_path, monkeypatch):
     """The first shot fails its check; what is shot later is shot with the same settings, or not at all."""
     monkeypatch.chdir(tmp_path)
+    environment = dict(os.environ)
     wrong = tmp_path / "wrong"
     shutil.copytree(simulated / "00001", wrong)
     shutil.copyfile(wrong / "00001.dng", wrong / "00006.dng")  # 35 mm, which is 240 mm now
@@ -137,6 +139,7 @@ def test_a_sequence_is_resumed_as_it_was_begun(simulated, tmp_path, monkeypatch)
     assert plan["exposure_s"] == 0.02
     assert srraw(*right).exit_code == 0
     assert read_json(tmp_path / "sequences/00001/sequence.json")["complete"]
+    assert dict(os.environ) == environment  # the virtual camera's card is out again
 
 
 def test_check_takes_the_thresholds_of_the_rig_that_shot(simulated, tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ def raws_to_shoot(sequence_folder: Path, focal_mm: tuple[float, ...]) -> dict[fl
 def inserted(sequence_folder: Path, focal_mm: tuple[float, ...] = ()) -> Iterator[Callable[[float], None]]:
     """Put a card with a simulated sequence into the virtual camera, before gphoto2 is imported.
 
-    Sets VCAMERADIR, and XDG_CONFIG_HOME to a folder of its own, for the rest of the process.
+    Sets VCAMERADIR, and XDG_CONFIG_HOME to a folder of its own, while the card is in.
 
     Args:
         focal_mm: to be shot.
@@ -58,6 +58,7 @@ def inserted(sequence_folder: Path, focal_mm: tuple[float, ...] = ()) -> Iterato
         card.mkdir()
         image = card / "scene.jpg"
         image.write_bytes(bytes(size))
+        before = {name: os.environ.get(name) for name in ("VCAMERADIR", "XDG_CONFIG_HOME")}
         os.environ["VCAMERADIR"] = str(card)
         os.environ["XDG_CONFIG_HOME"] = str(Path(folder) / "config")
 
@@ -67,4 +68,11 @@ def inserted(sequence_folder: Path, focal_mm: tuple[float, ...] = ()) -> Iterato
                 file.write(data + bytes(size - len(data)))
 
         turn(next(iter(raws)))
-        yield turn
+        try:
+            yield turn
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
