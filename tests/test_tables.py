@@ -170,7 +170,7 @@ def test_an_interrupted_evaluation_keeps_the_pairs_that_were_done(data, checkpoi
     monkeypatch.setattr(module, "target_picture", target)
     arguments = [str(data), "--models", str(checkpoint), "--out", str(out), "--quiet"]
     assert CliRunner().invoke(evaluate, arguments).exit_code != 0
-    assert len(known_scores(prepare_evaluation(data, models=[checkpoint]), out)) == 2
+    assert len(known_scores(prepare_evaluation(data, models=[checkpoint]), out)) == 4  # of two pairs
     monkeypatch.setattr(module, "target_picture", made)
     assert CliRunner().invoke(evaluate, arguments).exit_code == 0
     assert len(known_scores(prepare_evaluation(data, models=[checkpoint]), out)) == 6
