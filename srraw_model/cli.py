@@ -24,7 +24,7 @@ from srraw_tools.commands.options import (
     quiet_option,
 )
 from srraw_tools.errors import SystemErrorsTold, UserError
-from srraw_tools.terminal import PLAIN_EVERY_S, duration, print_table, size, with_progress
+from srraw_tools.terminal import PLAIN_EVERY_S, counted, duration, print_table, size, with_progress
 
 if TYPE_CHECKING:
     from srraw_model.evaluate import Score
@@ -137,7 +137,7 @@ def train(data: Path, print_config: bool, dry_run: bool, quiet: bool, **options:
         if signal.SIGINT in stop:  # so that a script around it stops too
             raise SystemExit(130)
     elif not quiet:
-        click.echo(f"{training.out / CHECKPOINT_FILE}: {training.label}, {training.step} steps.")
+        click.echo(f"{training.out / CHECKPOINT_FILE}: {training.label}, {counted(training.step, 'step')}.")
 
 
 @click.command("srraw-eval", cls=SystemErrorsTold, context_settings=SETTINGS)
@@ -148,7 +148,7 @@ def train(data: Path, print_config: bool, dry_run: bool, quiet: bool, **options:
     metavar="MODEL,...",
     help="Each a model.pt, or public weights: lapsrn:FILE, srgan:FILE, esrgan:FILE. Bicubic is always there.",
 )
-@_zoom_option("The models' unless given.")
+@_zoom_option("The models' unless given, or the only one in DATA.")
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test"]),
@@ -224,9 +224,15 @@ def evaluate(
     known = {} if overwrite else known_scores(evaluation, out)
     number = int(table) if table else None
     total = len(evaluation.pairs) * (1 + len(evaluation.networks))
+    if dry_run and as_json:
+        planned = {"options": evaluation.options, "pairs": list(evaluation.pairs)}
+        models = [BICUBIC, *evaluation.networks]
+        print_json({**planned, "models": models, "known": len(known), "out": str(out)})
+        return
     if dry_run:
-        click.echo(f"{total} pictures of {len(evaluation.pairs)} pairs, {len(known)} of them known already:")
-        for model in ("bicubic", *evaluation.networks):
+        told = f"{counted(total, 'picture')} of {counted(len(evaluation.pairs), 'pair')}"
+        click.echo(f"{told}, {len(known)} of them known already:")
+        for model in (BICUBIC, *evaluation.networks):
             click.echo(f"  {model}")
         click.echo(click.wrap_text(protocol_of(evaluation), 80))
         click.echo(f"Tables and crops would be written into {out}.")
@@ -363,7 +369,7 @@ def zoom(
         else:
             click.echo(f"{out}: {about}.")
             click.echo(
-                f"{job.tiles} tiles; about {size(record['memory_bytes'])} of memory; "
+                f"{counted(job.tiles, 'tile')}; about {size(record['memory_bytes'])} of memory; "
                 f"{size(job.scratch_bytes)} of scratch beside the picture until it is done."
             )
         return
@@ -381,14 +387,15 @@ def _tell_plan(training: Training) -> None:
     options, data = training.options, training.data
     processes = f" in {training.ranks.count} processes" if training.ranks.count > 1 else ""
     click.echo(
-        f"{options.system}, {options.zoom}X: {training.parameters:,} parameters, {len(data.pairs)} pairs of "
-        f"{data.path}, {options.batch} crops of {options.crop} x {options.crop} a step on {training.device}"
+        f"{options.system}, {options.zoom}X: {training.parameters:,} parameters, "
+        f"{counted(len(data.pairs), 'pair')} of {data.path}, {counted(options.batch, 'crop')} of "
+        f"{options.crop} x {options.crop} a step on {training.device}"
         f"{processes}."
     )
     first = f" from {training.step} on" if training.step else ""
     begins, main = (objective.name for objective in training.objectives)
     losses = f"the first {options.l1_steps} with {begins}, then {main}" if options.l1_steps else main
-    click.echo(f"{options.steps} steps{first}: {losses}; into {training.out}.")
+    click.echo(f"{counted(options.steps, 'step')}{first}: {losses}; into {training.out}.")
     for note in training.notes:
         click.echo(note)
 

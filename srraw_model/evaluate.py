@@ -117,7 +117,7 @@ def prepare_evaluation(
         data: the srraw.h5.
         models: checkpoints of srraw-train, all of one zoom; NAME:FILE, public weights of a baseline of
             `public_weights.LOADERS`; "bicubic", which is always there.
-        zoom: None takes the models'.
+        zoom: None takes the models', or where there are none the data's, if that is one.
         protocol: a key of PROTOCOLS.
         lpips: the backbone, a key of `features.LPIPS_BACKBONES`.
         lpips_backbone: its file, in torchvision's layout; without it there is no LPIPS.
@@ -145,12 +145,13 @@ def prepare_evaluation(
     baselines = {model: _load_baseline(model) for model in models if model.partition(":")[0] in LOADERS}
     checkpoints = {}
     for path in (model for model in models if model not in baselines):
+        _check_name(path)
         checkpoints[path] = load_checkpoint(Path(path), zoom=zoom)
         zoom = checkpoints[path].zoom
     if zoom is None and baselines:
         zoom = max(network.zoom for network in baselines.values())
     if zoom is None:
-        raise UserError("Nothing says which zoom to evaluate.", "Give --models or --zoom.", wrong_use=True)
+        zoom = _only_zoom(data)
     networks: dict[str, Network | Baseline] = {}
     hashes: dict[str, str] = {}
     systems: dict[str, System] = {}
@@ -180,6 +181,26 @@ def prepare_evaluation(
     return Evaluation(
         Path(data), zoom, split, pairs, networks, hashes, systems, measure, options, problems, published
     )
+
+
+def _check_name(model: str) -> None:
+    """Raises UserError where what names a model can be no checkpoint."""
+    if not model:
+        raise UserError("A name in --models is empty.", "Leave out a comma.", wrong_use=True)
+    name, colon, _ = model.partition(":")
+    if colon and not Path(model).exists():
+        known = ", ".join(f"{known}:FILE" for known in sorted(LOADERS))
+        raise UserError(f"There are no public weights of {name!r}.", f"Known are {known}.", wrong_use=True)
+
+
+def _only_zoom(data: Path) -> int:
+    """The zoom of all pairs; where they differ, a person has to choose."""
+    with shards.open(data) as reader:
+        zooms = sorted({pair.zoom for pair in reader.pairs})
+    if len(zooms) != 1:
+        held = " and ".join(f"{zoom}X" for zoom in zooms) or "no"
+        raise UserError(f"{data} holds {held} pairs.", "Give --models or --zoom.", wrong_use=True)
+    return zooms[0]
 
 
 def _system_of(checkpoint: Checkpoint) -> System:

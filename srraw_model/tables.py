@@ -26,6 +26,7 @@ from srraw_model.evaluate import (
 from srraw_tools import __version__, pages
 from srraw_tools.errors import UserError
 from srraw_tools.files import replacing, write_json
+from srraw_tools.terminal import counted
 
 METRICS = ("psnr_db", "ssim", "lpips")
 DRAWS, COVERED = 2000, 0.95  # of the bootstrap
@@ -256,8 +257,8 @@ def protocol_of(evaluation: Evaluation) -> str:
         else "LPIPS was not computed: no weights were given."
     )
     return (
-        f"{evaluation.zoom}X, split '{evaluation.split}', {len(evaluation.pairs)} pairs. Protocol: "
-        f"{name} ({PROTOCOLS[name]}). "
+        f"{evaluation.zoom}X, split '{evaluation.split}', {counted(len(evaluation.pairs), 'pair')}. "
+        f"Protocol: {name} ({PROTOCOLS[name]}). "
         "8-bit sRGB, RGB, data range 1, all valid target pixels, no border cut off. SSIM: Gaussian "
         "window 11x11, sigma 1.5, on windows that are wholly valid. Bicubic: the demosaiced low shot's "
         "8-bit sRGB, Keys's cubic with a = -1/2, areas kept. Baselines see "

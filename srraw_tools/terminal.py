@@ -45,6 +45,11 @@ def size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
+def counted(count: int, one: str) -> str:
+    """So many of something for people: 1 pair, 2 pairs."""
+    return f"{count} {one}" if count == 1 else f"{count} {one}s"
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
     """Print a table on stdout; a column whose name begins with '>' is aligned to the right."""
     from rich import box

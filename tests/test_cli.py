@@ -243,6 +243,42 @@ def test_dry_runs_say_what_would_be_done_and_do_nothing(sequences):
     assert sorted(sequences.rglob("*")) == before
 
 
+def test_a_dry_run_prints_json_where_that_is_asked_for(simulated, sequences, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    srraw("align", sequences)
+    srraw("pack", sequences, "--out", "srraw.h5")
+    shutil.copytree(simulated / "00001", "card")
+    before = sorted(tmp_path.rglob("*"))
+    told = {}
+    for command, arguments in {
+        "align": (sequences, "--zoom", "8"),
+        "pack": (sequences, "--out", "another.h5", "--zoom", "8"),
+        "export": ("srraw.h5", "exported", "--format", "npz", "--zoom", "8"),
+        "simulate": ("--count", "2", "--out", "more"),
+        "calibrate lens": (sequences,),
+        "calibrate noise": (sequences,),
+        "capture": ("--virtual", simulated / "00001"),
+        "import": ("card", "--out", "imported"),
+    }.items():
+        result = srraw(*command.split(), *arguments, "--dry-run", "--json")
+        assert result.exit_code == 0, (command, result.output)
+        told[command] = [json.loads(line) for line in result.stdout.splitlines()]
+    assert sorted(tmp_path.rglob("*")) == before
+    every = {**main.commands, **{f"calibrate {n}": c for n, c in main.commands["calibrate"].commands.items()}}
+    plannable = {
+        n for n, c in every.items() if {"dry_run", "as_json"} <= {option.name for option in c.params}
+    }
+    assert plannable == set(told)
+    names = [f"{name}_8x_00006_00001" for name in ("00001", "00002")]
+    pair = {"zoom": 8, "low": "00006.dng", "high": "00001.dng"}
+    assert [record["pairs"] for record in told["align"]] == [[pair], [pair]]
+    assert [(record["name"], record["status"]) for record in told["pack"]] == [(n, "planned") for n in names]
+    assert sorted(record["name"] for record in told["export"]) == names
+    assert [(record["present"], record["shots"]) for record in told["simulate"]] == [(False, 7)] * 2
+    assert told["calibrate lens"] == [{"rig": None, "sequences": 2}]
+    assert told["calibrate noise"] == [{"out": "noise.json", "sequences": 2, "shots": 14}]
+
+
 def test_a_batch_with_a_failure_ends_with_status_1_and_keeps_the_rest(sequences):
     (sequences / "00001" / "00001.dng").write_bytes(b"II*\0 damaged")
     result = srraw("align", sequences)

@@ -165,11 +165,23 @@ def test_lpips_is_computed_where_weights_are_at_hand(data, shared_data):
     assert all(0 < score.lpips < 1.5 for score in evaluate_models(evaluation))
 
 
+def test_the_zoom_is_the_datas_where_they_have_one(data):
+    assert prepare_evaluation(data).zoom == 4
+
+
 def test_what_cannot_be_evaluated_is_said(data, checkpoint, tmp_path):
     empty = write_set(tmp_path / "empty.h5", train=1, val=0, test=0, size=(32, 32))
     eight = write_untrained(tmp_path / "eight.pt", zoom=8)
+    with shards.new_shard(tmp_path / "both.h5", {"zooms": [4, 8], "compression": "none"}) as add:
+        for zoom in (4, 8):
+            add(*make_pair(f"00001_{zoom}x_00006_00002", zoom=zoom, size=(32, 32), split="test"))
+    with shards.new_shard(tmp_path / "unfilled.h5", {"zooms": [4], "compression": "none"}):
+        pass
     for arguments, says in (
-        ({}, "which zoom"),
+        ({"data": tmp_path / "both.h5"}, "4X and 8X pairs.*--zoom"),
+        ({"data": tmp_path / "unfilled.h5"}, "holds no pairs"),
+        ({"models": [checkpoint, ""]}, "--models is empty"),
+        ({"models": ["johnson:run/model.pt"]}, "weights of 'johnson'.*esrgan:FILE, lapsrn:FILE, srgan:FILE"),
         ({"models": [eight]}, "no 8X pairs"),
         ({"models": [checkpoint, eight]}, "trained for 8X, not for 4X"),
         ({"models": [checkpoint], "zoom": 2}, "trained for 4X, not for 2X"),

@@ -127,7 +127,8 @@ def test_mistakes_are_sentences_with_the_right_status(data, tmp_path):
         (cli.train, [data, "--seed", "9" * 40, "--out", tmp_path / "run"], "A seed of 999", 2),
         (cli.train, [data, "--learning-rate", "nan", "--out", tmp_path / "run"], "learning rate of nan", 2),
         (cli.evaluate, [data, "--models", text], "not a checkpoint", 1),
-        (cli.evaluate, [data], "which zoom", 2),
+        (cli.evaluate, [data, "--models", "x.pt,", "--out", tmp_path / "eval"], "x.pt does not exist", 2),
+        (cli.evaluate, [data, "--models", ",x.pt"], "--models is empty", 2),
         (cli.zoom, [text, "--checkpoint", text, "-o", tmp_path / "a.png"], "not a checkpoint", 1),
         (cli.zoom, [text, "--checkpoint", text, "-o", "a.png", "--crop", "1,2"], "four whole numbers", 2),
     ):

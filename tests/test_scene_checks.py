@@ -132,7 +132,7 @@ def test_clipping_is_counted_by_colour(sequence):
 def test_the_command_gives_a_table_json_and_a_status(sequence):
     good = CliRunner().invoke(main, ["check", str(sequence.parent)])
     assert good.exit_code == 0, good.output
-    assert "1 sequences, 0 with findings" in good.output
+    assert "1 sequence, 0 with findings" in good.output
     described(sequence, "00004.dng", iso=200.0)
     bad = CliRunner().invoke(main, ["check", str(sequence), "--json"])
     assert bad.exit_code == 1

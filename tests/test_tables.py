@@ -142,6 +142,8 @@ def test_the_command_shows_what_will_happen_and_keeps_what_is_done(data, checkpo
     shown = CliRunner().invoke(evaluate, [*arguments, "--dry-run"])
     assert shown.exit_code == 0
     assert "6 pictures of 3 pairs, 0 of them known" in shown.output
+    plan = json.loads(CliRunner().invoke(evaluate, [*arguments, "--dry-run", "--json"]).stdout)
+    assert (plan["models"], len(plan["pairs"]), plan["known"]) == (["bicubic", "untrained"], 3, 0)
     assert not out.exists()
     result = CliRunner().invoke(evaluate, [*arguments, "--table", "2"])
     assert result.exit_code == 0, result.output

@@ -11,7 +11,7 @@ import click
 from srraw_tools import __version__
 from srraw_tools.commands.options import PATH, json_option, overwrite_option, print_json, quiet_option
 from srraw_tools.errors import SystemErrorsToldInGroup, UserError
-from srraw_tools.terminal import print_table, with_progress
+from srraw_tools.terminal import counted, print_table, with_progress
 
 if TYPE_CHECKING:
     from srraw_model.study.results import Results
@@ -151,7 +151,8 @@ def mail(study: Path, raters: int, first: int, out: Path, quiet: bool) -> None:
     )
     if not quiet:
         click.echo(
-            f"{len(written)} pages in {out}. What comes back: srraw-study results {study} votes-*.json"
+            f"{counted(len(written), 'page')} in {out}. "
+            f"What comes back: srraw-study results {study} votes-*.json"
         )
 
 
@@ -175,7 +176,9 @@ def merge(study: Path, files: tuple[Path, ...], out: Path, overwrite: bool) -> N
     votes = votes_of(study, plan, files)
     with replacing(out) as temporary:
         temporary.write_text(votes_text(plan, votes), encoding="utf-8")
-    click.echo(f"{out}: {len(votes)} votes of {len({vote.rater for vote in votes})} raters.")
+    click.echo(
+        f"{out}: {counted(len(votes), 'vote')} of {counted(len({vote.rater for vote in votes}), 'rater')}."
+    )
 
 
 @study.command("results")

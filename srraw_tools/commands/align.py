@@ -20,7 +20,7 @@ from srraw_tools.commands.options import (
     zooms_option,
 )
 from srraw_tools.errors import UserError
-from srraw_tools.terminal import print_table, with_progress
+from srraw_tools.terminal import counted, print_table, with_progress
 
 if TYPE_CHECKING:
     from srraw_tools.align import SequenceAlignment
@@ -101,7 +101,7 @@ def align(
     folders = find_sequences(paths or (Path("sequences"),))
     if dry_run:
         for folder in folders:
-            click.echo(f"{folder}: {_planned(read_sequence(folder), zooms)}")
+            _print_plan(read_sequence(folder), zooms, as_json)
         return
     results = align_sequences(
         folders,
@@ -136,17 +136,22 @@ def align(
     finish(failures, wrong_use=misuses == len(failures))
 
 
-def _planned(sequence: Sequence, zooms: tuple[int, ...]) -> str:
+def _print_plan(sequence: Sequence, zooms: tuple[int, ...], as_json: bool) -> None:
     """The pairs that would be registered, as far as is known before the images are seen."""
     from srraw_tools.sequence import choose_pairs, foreign_shots
 
     pairs = [(zoom, *pair) for zoom in zooms for pair in choose_pairs(sequence, zoom)]
-    parts = [f"{zoom}X {low.focal_nominal:g}-{high.focal_nominal:g}" for zoom, low, high in pairs]
     foreign = foreign_shots(sequence)
     unknown = [s.file for s in sequence.shots if s.focal_nominal is None or s.file in foreign]
+    if as_json:
+        planned = [{"zoom": zoom, "low": low.file, "high": high.file} for zoom, low, high in pairs]
+        about = {"sequence": sequence.name, "path": str(sequence.folder)}
+        print_json({**about, "pairs": planned, "unknown_zoom": unknown})
+        return
+    parts = [f"{zoom}X {low.focal_nominal:g}-{high.focal_nominal:g}" for zoom, low, high in pairs]
     if unknown:
         parts.append(f"and those of {', '.join(unknown)}, whose zoom only the images show")
-    return ", ".join(parts) or "no pairs"
+    click.echo(f"{sequence.folder}: {', '.join(parts) or 'no pairs'}")
 
 
 def _distortions_of(rig_name: str) -> LensTable:
@@ -215,8 +220,8 @@ def _print_alignments(results: list[SequenceAlignment]) -> None:
             click.echo(f"Warning: {result.name}: {warning}", err=True)
     before = sum(result.skipped for result in results)
     click.echo(
-        f"{len(rows)} pairs of {len(results)} sequences, {len(rejected)} rejected"
-        + (f"; {before} sequences were aligned before" if before else "")
+        f"{counted(len(rows), 'pair')} of {counted(len(results), 'sequence')}, {len(rejected)} rejected"
+        + (f"; {counted(before, 'sequence')} aligned before" if before else "")
         + "."
     )
 

@@ -21,7 +21,7 @@ from srraw_tools.commands.options import (
     scheduler_option,
 )
 from srraw_tools.errors import UserError
-from srraw_tools.terminal import print_table, with_progress
+from srraw_tools.terminal import counted, print_table, with_progress
 
 if TYPE_CHECKING:
     from srraw_tools.calibration import FocalDistortion
@@ -69,10 +69,12 @@ def lens(
 
     target = _target(rig_name, out, overwrite=overwrite)
     folders = find_sequences(paths or (Path("sequences"),))
+    if dry_run and as_json:
+        print_json({"rig": target and str(target), "sequences": len(folders)})
+        return
     if dry_run:
-        click.echo(
-            f"{len(folders)} sequences would be measured, and the lens written to {target or 'nowhere'}."
-        )
+        told = counted(len(folders), "sequence")
+        click.echo(f"{told} would be measured, and the lens written to {target or 'nowhere'}.")
         return
     failures: dict[str, None] = {}
     found: tuple[FocalDistortion, ...] = ()
@@ -131,8 +133,12 @@ def noise(
         raise UserError(f"{out} is there already.", "Give --overwrite to replace it.", wrong_use=True)
     folders = find_sequences(paths or (Path("sequences"),))
     total = sum(len(read_sequence(folder).shots) for folder in folders)
+    if dry_run and as_json:
+        print_json({"out": str(out), "sequences": len(folders), "shots": total})
+        return
     if dry_run:
-        click.echo(f"{total} shots of {len(folders)} sequences would be measured, and written to {out}.")
+        told = f"{counted(total, 'shot')} of {counted(len(folders), 'sequence')}"
+        click.echo(f"{told} would be measured, and written to {out}.")
         return
     shots: list[MeasuredShot] = []
     failures: list[str] = []

@@ -9,7 +9,7 @@ import click
 
 from srraw_tools.commands.options import PATH, finish, json_option, print_json
 from srraw_tools.errors import UserError
-from srraw_tools.terminal import print_table, with_progress
+from srraw_tools.terminal import counted, print_table, with_progress
 
 
 @click.command("check")
@@ -46,7 +46,7 @@ def check(paths: tuple[Path, ...], rig_name: str | None, as_json: bool) -> None:
     if not as_json:
         if rows:
             print_table(("shot", "what is wrong; what to do"), rows)
-        click.echo(f"{len(folders)} sequences, {blamed} with findings.")
+        click.echo(f"{counted(len(folders), 'sequence')}, {blamed} with findings.")
     finish(failures)
     if blamed:
         raise SystemExit(1)

@@ -17,7 +17,7 @@ from srraw_tools.commands.options import (
     print_json,
     quiet_option,
 )
-from srraw_tools.terminal import with_progress
+from srraw_tools.terminal import counted, with_progress
 
 
 @click.command("export")
@@ -64,7 +64,10 @@ def export(
             click.echo(f"Warning: {problem}", err=True)
     if dry_run:
         for pair in planned:
-            click.echo(f"{pair.name}: {pair.zoom}x/{pair.split}")
+            if as_json:
+                print_json({"name": pair.name, "zoom": pair.zoom, "split": pair.split})
+            else:
+                click.echo(f"{pair.name}: {pair.zoom}x/{pair.split}")
         return
     records = export_pairs(path, out, format=kind, overwrite=overwrite, jobs=jobs, **chosen)
     done = []
@@ -78,7 +81,7 @@ def export(
     if not as_json and not quiet:
         exported = sum(record.status == "exported" for record in done)
         present = sum(record.status == "present" for record in done)
-        click.echo(f"{out}: {exported} pairs exported, {present} were there before.")
+        click.echo(f"{out}: {counted(exported, 'pair')} exported, {present} were there before.")
         if kind == "basicsr":
             for folder in sorted({(pair.zoom, pair.split) for pair in planned}):
                 root = out / f"{folder[0]}x"

@@ -15,7 +15,7 @@ from srraw_tools.commands.options import (
     print_json,
     quiet_option,
 )
-from srraw_tools.terminal import print_table, with_progress
+from srraw_tools.terminal import counted, print_table, with_progress
 
 if TYPE_CHECKING:
     from srraw_tools.importing import ImportPlan, PlannedSequence
@@ -132,7 +132,8 @@ def _print_plan(plan: ImportPlan, dry_run: bool) -> None:
     new = [sequence for sequence in plan.sequences if sequence.status != "present"]
     shots = sum(len(sequence.sources) for sequence in new)
     verb = "to import" if dry_run else "imported"
+    there = len(plan.sequences) - len(new)
     click.echo(
-        f"{shots} shots {verb} into {len(new)} sequences; {len(plan.sequences) - len(new)} were there "
-        f"before, {len(plan.unplaced)} files have no place."
+        f"{counted(shots, 'shot')} {verb} into {counted(len(new), 'sequence')}; {there} were there before, "
+        f"{counted(len(plan.unplaced), 'file')} without a place."
     )

@@ -18,6 +18,7 @@ from srraw_tools.errors import UserError
 from srraw_tools.live_focal import LiveFocal
 from srraw_tools.scene_watch import SceneWatch
 from srraw_tools.sequence import Shot
+from srraw_tools.terminal import counted
 
 TAKE_PICTURE = "Now take the picture; it is waited for."
 LOOK_S = 0.25  # between two looks at where the lens stands
@@ -80,7 +81,7 @@ def shoot_in_lines(
 
 def _print_event(event: CaptureEvent, folder: Path, asks: bool) -> None:
     if event.kind == "finished" and event.done == event.planned:
-        click.echo(f"Complete: {event.planned} shots in {folder}.")
+        click.echo(f"Complete: {counted(event.planned, 'shot')} in {folder}.")
     elif event.kind == "present":
         click.echo(f"{event.focal_mm:5g} mm  {event.shot.file}  shot before")
     elif event.kind == "lost":

@@ -23,7 +23,7 @@ from srraw_tools.commands.options import (
     zooms_option,
 )
 from srraw_tools.errors import UserError
-from srraw_tools.terminal import print_table, size, with_progress
+from srraw_tools.terminal import counted, print_table, size, with_progress
 
 if TYPE_CHECKING:
     from srraw_tools.pack import PackedPair
@@ -102,6 +102,9 @@ def pack(
     plan = plan_packing(folders, **options)
     if dry_run:
         for record in plan:
+            if as_json:
+                print_json(asdict(record))
+                continue
             click.echo(f"{record.name}: {record.split}" + (f", {record.reason}" if record.reason else ""))
         return
     records = pack_sequences(
@@ -154,7 +157,9 @@ def _print_packed(records: list[PackedPair], out: Path) -> None:
     )
     packed = [record.bytes for record in records if record.status == "packed"]
     told = f" {size(sum(packed))} were added." if packed else ""
-    click.echo(f"{out}: {len(packed)} pairs packed, {len(kept) - len(packed)} were there before.{told}")
+    click.echo(
+        f"{out}: {counted(len(packed), 'pair')} packed, {len(kept) - len(packed)} were there before.{told}"
+    )
     left_out = [f"{record.name}: {record.reason}" for record in records if record.status == "left out"]
     for warning in [*left_out, *sorted({note for record in records for note in record.notes})]:
         click.echo(f"Warning: {warning}.", err=True)

@@ -20,7 +20,7 @@ from srraw_tools.commands.options import (
 )
 from srraw_tools.errors import UserError
 from srraw_tools.simulate.physics import SIZE, Optics, Sensor
-from srraw_tools.terminal import with_progress
+from srraw_tools.terminal import counted, with_progress
 
 
 class FrameSize(click.ParamType):
@@ -142,7 +142,15 @@ def simulate(
     missing = [plan for plan in plans if plan not in present]
     if dry_run:
         for plan in plans:
-            state = "is there" if plan in present else f"{len(focal_mm)} shots of {size[1]}x{size[0]} pixels"
+            if as_json:
+                about = {"sequence": plan.name, "path": str(out / plan.name)}
+                print_json({**about, "present": plan in present, "shots": len(focal_mm)})
+                continue
+            state = (
+                "is there"
+                if plan in present
+                else f"{counted(len(focal_mm), 'shot')} of {size[1]}x{size[0]} pixels"
+            )
             click.echo(f"{out / plan.name}: {state}")
         return
     shots = len(missing) * len(focal_mm)
@@ -160,5 +168,5 @@ def simulate(
     if not as_json and not quiet:
         whole = sum(len(files) == len(focal_mm) for files in written.values())
         before = f"; {len(present)} were there before" if present else ""
-        click.echo(f"{whole} sequences of {len(focal_mm)} shots in {out}{before}.")
+        click.echo(f"{counted(whole, 'sequence')} of {counted(len(focal_mm), 'shot')} in {out}{before}.")
     finish(failures)

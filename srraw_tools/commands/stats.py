@@ -17,7 +17,7 @@ from srraw_tools.commands.options import (
     quiet_option,
 )
 from srraw_tools.errors import UserError
-from srraw_tools.terminal import print_table, with_progress
+from srraw_tools.terminal import counted, print_table, with_progress
 
 SHOWN = 12  # kinds of focal lengths, cameras or ISO that are listed
 
@@ -89,9 +89,8 @@ def stats(
 def _print_summary(told: dict[str, Any]) -> None:
     from srraw_tools.stats import quantity_rows
 
-    click.echo(
-        f"{told['pairs']} pairs of {told['scenes']} scenes, {told['megapixels']:g} megapixels of mosaic."
-    )
+    pairs = f"{counted(told['pairs'], 'pair')} of {counted(told['scenes'], 'scene')}"
+    click.echo(f"{pairs}, {told['megapixels']:g} megapixels of mosaic.")
     for key, name in (("cameras", "Cameras"), ("focal_lengths", "Focal lengths"), ("isos", "ISO")):
         counts = list(told[key].items())
         more = f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from srraw_tools.commands.options import PATH, finish, json_option, print_json, quiet_option
-from srraw_tools.terminal import size, with_progress
+from srraw_tools.terminal import counted, size, with_progress
 
 SHOWN = 20  # damages of one pair
 
@@ -39,5 +39,5 @@ def verify(path: Path, as_json: bool, quiet: bool) -> None:
             print_json(asdict(pair))
     if not as_json and not quiet:
         found = f"{damaged} of them damaged" if damaged else "all as they were written"
-        click.echo(f"{path}: {count} pairs, {size(read)} read, {found}.")
+        click.echo(f"{path}: {counted(count, 'pair')}, {size(read)} read, {found}.")
     finish(wrong)
