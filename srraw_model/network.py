@@ -79,7 +79,7 @@ class PaperNetwork(nn.Module):
         for before in [channels] + [wide] * int(math.log2(zoom)):
             stages += [
                 nn.Conv2d(before, wide, 3, padding=1),
-                nn.ConvTranspose2d(wide, wide, 3, stride=2, padding=1, output_padding=1),
+                _Deconvolution(wide),
                 nn.PReLU(wide, PRELU_START),
             ]
         self.stages = nn.Sequential(*stages)
@@ -147,6 +147,38 @@ class _PaperBlock(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         return values + self.second(self.prelu(self.first(functional.pad(values, self.margins))))
+
+
+class _Deconvolution(nn.ConvTranspose2d):
+    """A 3x3 deconvolution of stride 2: (B, C, h, w) -> (B, C, 2h, 2w).
+
+    On the CPU torch's own sums in an order that depends on the size, so that a tile would differ from its
+    place in the whole. There a trained network takes a convolution for each of the four phases.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, stride=2, padding=1, output_padding=1)
+
+    def forward(self, values: Tensor) -> Tensor:
+        if values.device.type != "cpu" or torch.is_grad_enabled():
+            return super().forward(values)
+        height = values.shape[-2]
+        ahead = functional.pad(values, (0, 1, 0, 1))
+        # Sample 2i sees sample i by the middle tap, 2i + 1 sees i and i + 1 by the outer ones. The zero makes
+        # no kernel 1x1, which torch sums like the deconvolution.
+        kernel = functional.pad(self.weight.transpose(0, 1), (0, 1))
+        zero = 3
+        phases = torch.stack(
+            [
+                functional.conv2d(
+                    ahead[..., : height + len(rows) - 1, :], kernel[:, :, rows][..., columns], self.bias
+                )
+                for rows in ([1], [2, 0])
+                for columns in ([1, zero], [2, 0])
+            ],
+            dim=2,
+        )
+        return functional.pixel_shuffle(phases.flatten(1, 2), 2)
 
 
 class SmallNetwork(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ TILE = 256  # mosaic pixels
 
 # Side, in output pixels, of what is put out at once: the most memory goes into 256 channels of this size.
 OUTPUT_BLOCK = 256
+
+# torch convolves an input of up to so many values by another kernel, which sums in another order.
+FEW_VALUES = 20480
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,8 @@ def apply_in_tiles(
 ) -> Iterator[Tile]:
     """Apply a network to a mosaic; what a tile depends on beyond its sides is computed with it.
 
-    Tiles lie on a grid of the frame, and one that a crop cuts is computed whole: a crop is its part of the
-    frame's output, bit for bit. Between tiles of another size, and one piece, there is float32 rounding,
-    since convolutions of another size sum in another order.
+    On the CPU tiles of any size, and of any crop, are their parts of the output in one piece, bit for bit. On
+    a GPU those of one size are: they lie on a grid of the frame, and one that a crop cuts is computed whole.
 
     Args:
         mosaic: (H, W) sensor values; `cfa` and `black_level` (in its order) are those of its first pixel.
@@ -65,7 +68,7 @@ def apply_in_tiles(
 
     for on_grid in _tiles(cfa, (x, y, width, height), tile):
         packed_tile = _widened(on_grid, 0, whole)
-        around = _widened(packed_tile, network.output_reach, whole)
+        around = _large_enough(_widened(packed_tile, network.output_reach, whole), 4, whole)
         seen = _widened(around, network.features_reach, whole)
         light = mosaic_light(
             grown[2 * seen[0].start : 2 * seen[0].stop, 2 * seen[1].start : 2 * seen[1].stop],
@@ -122,6 +125,7 @@ def _output_in_blocks(
         blocks = []
         for columns in _split(tile[1].start, tile[1].stop, side):
             seen = _widened((rows, columns), network.output_reach, whole)
+            seen = _large_enough(seen, features.shape[1], around)
             out = network.output(_part(features, around, seen), _part(packed, around, seen))[0]
             y, x = scale * (rows.start - seen[0].start), scale * (columns.start - seen[1].start)
             height, width = scale * (rows.stop - rows.start), scale * (columns.stop - columns.start)
@@ -146,6 +150,21 @@ def _widened(rectangle: Rectangle, reach: int, whole: Rectangle) -> Rectangle:
         for part, all_ in zip(rectangle, whole, strict=True)
     )
     return rows, columns
+
+
+def _large_enough(rectangle: Rectangle, channels: int, whole: Rectangle) -> Rectangle:
+    """A rectangle of more than FEW_VALUES in so many channels, as far as the whole goes."""
+    rows, columns = rectangle
+    area = FEW_VALUES // channels + 1
+    rows = _lengthened(rows, math.isqrt(area) + 1, whole[0])
+    columns = _lengthened(columns, math.ceil(area / (rows.stop - rows.start)), whole[1])
+    return _lengthened(rows, math.ceil(area / (columns.stop - columns.start)), whole[0]), columns
+
+
+def _lengthened(part: slice, length: int, all_: slice) -> slice:
+    """A stretch of at least `length`, or all there is."""
+    start = max(min(part.start, all_.stop - length), all_.start)
+    return slice(start, max(part.stop, min(start + length, all_.stop)))
 
 
 def _part(values: Tensor, outer: Rectangle, inner: Rectangle) -> Tensor:
