@@ -12,8 +12,9 @@ from synthetic import write_set, write_untrained
 from srraw_model import features
 from srraw_model.checkpoint import load_checkpoint
 from srraw_model.evaluate import evaluate_models, prepare_evaluation
+from srraw_model.options import learning_rate_at
 from srraw_model.tables import rows_of
-from srraw_model.train import learning_rate_at, prepare_training, train
+from srraw_model.train import prepare_training, train
 from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of
 
