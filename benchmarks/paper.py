@@ -7,7 +7,6 @@
     python benchmarks/paper.py misaligned --folder DIR              L1, CX and CoBi on pairs that are shifted
     python benchmarks/paper.py ablations --folder DIR --weights DIR weight_spatial and lambda, one at a time
     python benchmarks/paper.py sensor --folder DIR --photos PHOTOS  the sensor less one thing (Figure 4)
-    python benchmarks/paper.py light --folder DIR --photos PHOTOS   raw against png where there is less light
 
 Forty sequences are of made-up scenes, twenty of photographs. Those of training and validation hold hills,
 walls, murals and balls, those of test signs, charts, posts and branches (the ground below is of one kind);
@@ -77,8 +76,6 @@ SENSORS = {
     ),
 }
 
-ISOS = (SENSOR.iso, 1600, 6400)  # the exposure stays: four times the ISO is a fourth of the light
-
 RATES = (2e-3, 1e-3, 5e-4)
 STEPS, VALIDATIONS = 1600, 8  # of the studies
 STEPS_OF_SYSTEMS, COBI_STEPS = 6400, 300
@@ -110,7 +107,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "what", choices=("data", "train", "curves", "tables", "misaligned", "ablations", "sensor", "light")
+        "what",
+        choices=("data", "train", "curves", "tables", "misaligned", "ablations", "sensor"),
     )
     parser.add_argument("--folder", type=Path, required=True, help="what was made there is not made again")
     parser.add_argument("--photos", type=Path, help="a folder of at least 12 photographs")
@@ -135,10 +133,8 @@ def main() -> None:
         compare_losses(folder, steps, jobs)
     elif arguments.what == "ablations":
         ablate(folder, arguments.weights, steps, jobs)
-    elif arguments.what == "sensor":
-        compare_sensors(folder, arguments.photos, arguments.weights, steps, jobs)
     else:
-        compare_light(folder, arguments.photos, arguments.weights, steps, jobs)
+        compare_sensors(folder, arguments.photos, arguments.weights, steps, jobs)
 
 
 # --- data -------------------------------------------------------------------------------------------------
@@ -337,25 +333,6 @@ def compare_sensors(folder: Path, photos: Path, weights: Path | None, steps: int
     train(runs, steps, jobs)
     models = [out / "model.pt" for _, out, _ in runs]
     evaluate(folder / "srraw.h5", models, folder / "sensors", weights, protocols=("registered",))
-
-
-def compare_light(folder: Path, photos: Path, weights: Path | None, steps: int, jobs: int) -> None:
-    """Ours and Ours-png, each trained and tested on all scenes as shot at one of ISOS."""
-    runs = []
-    for iso in ISOS:
-        data = folder if iso == SENSOR.iso else folder / "light" / f"{iso}-data"
-        if not (data / "srraw.h5").exists():
-            data.mkdir(parents=True, exist_ok=True)
-            make_data(data, photos, jobs, replace(SENSOR, iso=iso))
-        for name in ("raw", "png"):
-            out = folder / "light" / f"{name}-{iso}"
-            runs.append((data / "srraw.h5", out, (*SYSTEMS[name], "--learning-rate", str(RATES[0]))))
-    train(runs, steps, jobs)
-    for iso, pair in zip(ISOS, zip(runs[::2], runs[1::2], strict=True), strict=True):
-        models = [out / "model.pt" for _, out, _ in pair]
-        tables = folder / "light" / str(iso)
-        tables.mkdir(exist_ok=True)
-        evaluate(pair[0][0], models, tables, weights, protocols=("registered",))
 
 
 def shift_targets(source: Path, out: Path, length_px: int) -> None:
