@@ -19,6 +19,7 @@ from srraw_tools.commands.options import (
     dry_run_option,
     finish,
     json_option,
+    models_option,
     overwrite_option,
     print_json,
     quiet_option,
@@ -142,11 +143,8 @@ def train(data: Path, print_config: bool, dry_run: bool, quiet: bool, **options:
 
 @click.command("srraw-eval", cls=SystemErrorsTold, context_settings=SETTINGS)
 @click.argument("data", type=PATH)
-@click.option(
-    "--models",
-    callback=lambda _context, _option, value: tuple(value.split(",")) if value else (),
-    metavar="MODEL,...",
-    help="Each a model.pt, or public weights: lapsrn:FILE, srgan:FILE, esrgan:FILE. Bicubic is always there.",
+@models_option(
+    "Each a model.pt, or public weights: lapsrn:FILE, srgan:FILE, esrgan:FILE. Bicubic is always there."
 )
 @_zoom_option("The models' unless given, or the only one in DATA.")
 @click.option(
@@ -216,6 +214,7 @@ def evaluate(
         protocol_of,
         record_of,
         rows_of,
+        unlisted_models,
         write_tables,
     )
     from srraw_tools.files import write_json
@@ -266,8 +265,14 @@ def evaluate(
             printed = [cells_of(row, gap="\n") for row in rows]
         print_table((head, *(f">{name}" for name in numbers)), printed)
         click.echo(click.wrap_text(protocol_of(evaluation), 80))
-        before = f"; {len(known)} of {total} pictures were evaluated before" if known else ""
-        click.echo(f"\nWritten: {', '.join(str(path) for path in written)}{before}.")
+        unlisted = unlisted_models(evaluation, number) if number else []
+        if unlisted:
+            click.echo(f"\nNot in Table {number}, but in {written[0]}:")
+            for model in unlisted:
+                click.echo(f"  {model}")
+        click.echo(f"\nWritten: {', '.join(str(path) for path in written)}.")
+        if known:
+            click.echo(f"{len(known)} of {total} pictures were evaluated before.")
     finish(list(evaluation.problems))
 
 

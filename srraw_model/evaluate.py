@@ -21,7 +21,7 @@ from srraw_model.baselines import Baseline, ThenBicubic
 from srraw_model.checkpoint import Checkpoint, load_checkpoint
 from srraw_model.dataset import pairs_of
 from srraw_model.features import LPIPS_BACKBONES
-from srraw_model.metrics import SSIM_RADIUS_PX, Lpips, load_lpips, psnr, ssim
+from srraw_model.metrics import SSIM_RADIUS_PX, Lpips, load_lpips, psnr, ssim, valid_rectangle
 from srraw_model.metrics import download_lpips as fetch_lpips
 from srraw_model.network import PaperNetwork, SmallNetwork
 from srraw_model.pictures import Picture, baseline_picture, bicubic_picture, output_picture, target_picture
@@ -41,9 +41,8 @@ PROTOCOLS = {
     "registered": "each result is brought onto its target by one global similarity and scored where both "
     "have pixels; where that fails it is scored as it is, and marked",
     "aligned": "the target is warped to each result by dense flow, and the result's colours are fitted to it "
-    "by a 3 x 3 matrix of linear light; pixels count where flow there and back agrees within 1 px, and for "
-    "LPIPS the others are made equal; where flow is known for less than 30 %, the result is scored as it "
-    "is, and marked",
+    "by a 3 x 3 matrix of linear light; pixels count where flow there and back agrees within 1 px; where it "
+    "is known for less than 30 %, the result is scored as it is, and marked",
 }
 RECORD_FILE = "metrics.json"
 CROPS = "crops"  # folder of pictures beside the record
@@ -79,6 +78,7 @@ class Evaluation:
 
     Attributes:
         pairs: by name, the hash of what each was packed from.
+        sequences: how many these pairs are of.
         networks, hashes: by the model's name in tables, and its file's hash.
         systems: by the model's name, its row in the paper's tables: a name and "a", "b" or "".
         options: what else decides the numbers, as JSON keeps it.
@@ -90,6 +90,7 @@ class Evaluation:
     zoom: int
     split: str
     pairs: dict[str, str]
+    sequences: int
     networks: dict[str, Network | Baseline]
     hashes: dict[str, str]
     systems: dict[str, System]
@@ -142,6 +143,9 @@ def prepare_evaluation(
             wrong_use=True,
         )
     models = [str(model) for model in models if str(model) != BICUBIC]
+    twice = [model for number, model in enumerate(models) if model in models[:number]]
+    if twice:
+        raise UserError(f"{twice[0]} is named twice.", "Name every model once.", wrong_use=True)
     baselines = {model: _load_baseline(model) for model in models if model.partition(":")[0] in LOADERS}
     checkpoints = {}
     for path in (model for model in models if model not in baselines):
@@ -169,6 +173,7 @@ def prepare_evaluation(
     with shards.open(data) as reader:
         selected = pairs_of(reader, zoom=zoom, split=split)
         pairs = {pair.name: pair.input_hash for pair in selected}
+        sequences = len({pair.sequence for pair in selected})
         problems, published = reader.problems, all(_is_published(pair) for pair in selected)
         options = {"zoom": zoom, "split": split, "protocol": protocol}
         options |= {"target": reader.options.get("target"), "lpips": None}
@@ -179,7 +184,18 @@ def prepare_evaluation(
         measure = load_lpips(lpips_backbone, lpips_linear, backbone=lpips)
         options["lpips"] = [lpips, sha256_of(lpips_backbone), sha256_of(lpips_linear)]
     return Evaluation(
-        Path(data), zoom, split, pairs, networks, hashes, systems, measure, options, problems, published
+        data=Path(data),
+        zoom=zoom,
+        split=split,
+        pairs=pairs,
+        sequences=sequences,
+        networks=networks,
+        hashes=hashes,
+        systems=systems,
+        lpips=measure,
+        options=options,
+        problems=problems,
+        published=published,
     )
 
 
@@ -260,8 +276,8 @@ def known_scores(evaluation: Evaluation, out: Path) -> dict[tuple[str, str], Sco
     try:
         record = read_json(out / RECORD_FILE)
         options, pairs, models = record["options"], record["inputs"].items(), record["models"].items()
-        scores = [Score(**score) for score in record["pairs"]]
-    except (UserError, KeyError, TypeError, AttributeError) as error:
+        scores = [_read_score(score) for score in record["pairs"]]
+    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{out} holds tables that do not say what they are of.", hint, wrong_use=True
         ) from error
@@ -273,10 +289,15 @@ def known_scores(evaluation: Evaluation, out: Path) -> dict[tuple[str, str], Sco
             hint,
             wrong_use=True,
         )
-    return {
-        (score.pair, score.model): replace(score, psnr_db=math.inf) if score.psnr_db is None else score
-        for score in scores
-    }
+    return {(score.pair, score.model): score for score in scores}
+
+
+def _read_score(kept: Mapping[str, Any]) -> Score:
+    """A score as JSON keeps it, in which what is infinite is null; KeyError and such where it is none."""
+    score = Score(**kept)
+    psnr_db = math.inf if score.psnr_db is None else float(score.psnr_db)
+    lpips = None if score.lpips is None else float(score.lpips)
+    return replace(score, psnr_db=psnr_db, ssim=float(score.ssim), lpips=lpips, counted=float(score.counted))
 
 
 def evaluate_models(
@@ -347,16 +368,17 @@ def _score(
             picture, counts = registered.picture, registered.valid
     elif evaluation.options["protocol"] == "aligned":
         aligned = align_target(picture, target, valid)
-        failed = aligned is None or not _can_be_scored(aligned.counts)
+        failed = aligned is None or not _can_be_scored(aligned.counts, within=valid)
         if not failed:
             picture, target, counts = aligned.picture, aligned.target, aligned.counts
     image, reference = _levels(picture), _levels(target)
     mask = torch.from_numpy(counts)[None, None]
     lpips = None
     if evaluation.lpips:
-        # LPIPS sees far around a pixel; what flow does not know is equal in both, so that it needs no mask.
+        # LPIPS sees far around a pixel. What flow does not know is equal in both pictures, and may lie
+        # anywhere: it needs no rectangle, but must not count either, or a result that is wrong is praised.
         around = mask if evaluation.options["protocol"] != "aligned" else torch.from_numpy(valid)[None, None]
-        lpips = evaluation.lpips(image / 255, reference / 255, valid=around).item()
+        lpips = evaluation.lpips(image / 255, reference / 255, valid=around, counts=mask).item()
     return Score(
         pair=pair.name,
         sequence=pair.sequence,
@@ -369,10 +391,14 @@ def _score(
     )
 
 
-def _can_be_scored(counts: npt.NDArray[Any]) -> bool:
-    """Whether a window of SSIM lies wholly on pixels that count."""
+def _can_be_scored(counts: npt.NDArray[Any], *, within: npt.NDArray[Any] | None = None) -> bool:
+    """Whether a window of SSIM, and a pixel of LPIPS's rectangle, lie on pixels that count.
+
+    within: the pixels of which that rectangle is made; those that count unless given.
+    """
     inside = cv2.erode(counts.astype(np.uint8), np.ones((SSIM_PX, SSIM_PX), np.uint8), borderValue=0)
-    return bool(inside.any())
+    rectangle = valid_rectangle(torch.from_numpy(counts if within is None else within))
+    return bool(inside.any() and counts[rectangle].any())
 
 
 def _levels(picture: Picture) -> Tensor:

@@ -127,33 +127,45 @@ class Lpips(nn.Module):
             self.register_buffer(f"linear{number}", weight)
 
     @torch.no_grad()
-    def forward(self, image: Tensor, reference: Tensor, *, valid: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        image: Tensor,
+        reference: Tensor,
+        *,
+        valid: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> Tensor:
         """The distance of each pair, 0 for equal images.
 
-        With a mask it is taken on a rectangle of valid pixels (`valid_rectangle`), since a deep feature sees
-        far around its pixel.
+        With `valid` it is taken on a rectangle of valid pixels (`valid_rectangle`), since a deep feature sees
+        far around its pixel. With `counts` each layer's distances are averaged over these pixels alone, by
+        the share that each of the layer's positions has of them.
 
         Args:
             image: (B, 3, H, W), sRGB in [0, 1]; scaled to [-1, 1] here, as LPIPS wants it.
             reference: (B, 3, H, W), likewise.
             valid: as in `psnr`.
+            counts: likewise; what lies between pixels that count should be equal in both pictures.
 
         Returns:
             (B,) float64.
 
         Raises:
-            ValueError: shapes that differ, values outside [0, 1], or a rectangle under 32 pixels.
+            ValueError: shapes that differ, values outside [0, 1], a rectangle under 32 pixels, or one in
+                which no pixel counts.
         """
-        _checked(image, reference, valid)
-        if valid is None:
-            return self._distance(image, reference)
+        valid = _checked(image, reference, valid)
+        counts = _checked(image, reference, counts)
         distances = []
-        for x, y, mask in zip(image, reference, valid, strict=True):
+        for x, y, mask, counted in zip(image, reference, valid, counts, strict=True):
             rows, columns = valid_rectangle(mask[0])
-            distances.append(self._distance(x[None, :, rows, columns], y[None, :, rows, columns]))
+            parts = (values[None, :, rows, columns] for values in (x, y, counted))
+            distances.append(self._distance(*parts))
         return torch.cat(distances)
 
-    def _distance(self, image: Tensor, reference: Tensor) -> Tensor:
+    def _distance(self, image: Tensor, reference: Tensor, counts: Tensor) -> Tensor:
+        if not counts.any():
+            raise ValueError("LPIPS needs a pixel that counts within its rectangle.")
         if min(image.shape[2:]) < 32:
             raise ValueError("LPIPS needs at least 32 x 32 valid pixels.")
         for values in (image, reference):
@@ -164,7 +176,9 @@ class Lpips(nn.Module):
         for number, (p, q) in enumerate(zip(x, y, strict=True)):
             difference = (_unit(p) - _unit(q)).square()
             weight = getattr(self, f"linear{number}")
-            total += (difference * weight).sum(dim=1).double().mean(dim=(1, 2))
+            distance = (difference * weight).sum(dim=1, keepdim=True).double()
+            share = nn.functional.adaptive_avg_pool2d(counts.double(), distance.shape[2:])
+            total += (distance * share).sum(dim=(1, 2, 3)) / share.sum(dim=(1, 2, 3))
         return total
 
 

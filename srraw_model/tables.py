@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import nn
 
+from srraw_model.baselines import ThenBicubic
 from srraw_model.evaluate import (
     BICUBIC,
     CROP_PX,
@@ -203,11 +205,23 @@ def paper_table(
         models = [model for model, of in systems.items() if of == system and model in own]
         for model in models:
             marked = f"{title}, failed on {own[model].failed}" if own[model].failed else title
-            shown = marked if len(models) == 1 else f"{marked}: {model}"
+            usual = len(models) == 1 and not _is_unusual(evaluation.networks.get(model), model)
+            shown = marked if usual else f"{marked}: {model}"
             printed.append((shown, *_told(own[model].means, gap=gap), *published))
         if not models:
             printed.append((title, "not trained", "", "", *published))
     return printed
+
+
+def _is_unusual(network: nn.Module | None, label: str) -> bool:
+    """Whether a model is not what the paper's row means: its label then says what it is."""
+    ours = label.startswith(NAMES["raw"])
+    return isinstance(network, ThenBicubic) or (ours and ("CoBi" not in label or "fine-tuned" in label))
+
+
+def unlisted_models(evaluation: Evaluation, number: int) -> list[str]:
+    """Those of the models that the paper's table has no row for."""
+    return [model for model, of in evaluation.systems.items() if of not in PAPER_TABLES[number]]
 
 
 def paper_columns(evaluation: Evaluation) -> tuple[str, ...]:
@@ -256,13 +270,16 @@ def protocol_of(evaluation: Evaluation) -> str:
         if evaluation.lpips
         else "LPIPS was not computed: no weights were given."
     )
+    intervals = "In brackets: 95 % intervals, by bootstrap over sequences."
+    if evaluation.sequences < 2:
+        intervals = "All pairs are of one sequence, which tells no interval."
     return (
         f"{evaluation.zoom}X, split '{evaluation.split}', {counted(len(evaluation.pairs), 'pair')}. "
         f"Protocol: {name} ({PROTOCOLS[name]}). "
         "8-bit sRGB, RGB, data range 1, all valid target pixels, no border cut off. SSIM: Gaussian "
         "window 11x11, sigma 1.5, on windows that are wholly valid. Bicubic: the demosaiced low shot's "
         "8-bit sRGB, Keys's cubic with a = -1/2, areas kept. Baselines see "
-        f"that same sRGB. {lpips} In brackets: 95 % intervals, by bootstrap over sequences."
+        f"that same sRGB. {lpips} {intervals}"
     )
 
 

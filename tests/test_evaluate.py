@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -15,6 +16,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from synthetic import make_pair, write_set, write_untrained
 
 from srraw_model import pictures
+from srraw_model.aligned import Aligned
 from srraw_model.cli import evaluate
 from srraw_model.evaluate import (
     BICUBIC,
@@ -126,6 +128,19 @@ def test_tables_of_something_else_are_not_replaced_unasked(data, checkpoint, tmp
         known_scores(evaluation, out)
 
 
+def test_a_score_that_is_no_number_is_no_score(data, checkpoint, tmp_path):
+    evaluation = prepare_evaluation(data, models=[checkpoint])
+    scores = list(evaluate_models(evaluation))
+    scores[0] = replace(scores[0], psnr_db=math.inf)
+    write_tables(evaluation, scores, tmp_path)
+    assert list(known_scores(evaluation, tmp_path).values()) == scores
+    record = read_json(tmp_path / "metrics.json")
+    record["pairs"][1]["ssim"] = "x"
+    (tmp_path / "metrics.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="do not say what they are of"):
+        known_scores(evaluation, tmp_path)
+
+
 def test_public_weights_stand_beside_a_checkpoint(data, checkpoint, shared_data):
     lapsrn = shared_data / "weights/LapSRN_x4.mat"
     evaluation = prepare_evaluation(data, models=["bicubic", f"lapsrn:{lapsrn}", checkpoint])
@@ -165,6 +180,28 @@ def test_lpips_is_computed_where_weights_are_at_hand(data, shared_data):
     assert all(0 < score.lpips < 1.5 for score in evaluate_models(evaluation))
 
 
+def test_a_result_that_is_half_unknown_gains_no_lpips_by_that(data, shared_data, monkeypatch):
+    """What flow does not know is equal in both pictures under `aligned`, and does not count."""
+    weights = shared_data / "weights"
+    evaluation = prepare_evaluation(
+        data,
+        zoom=4,
+        protocol="aligned",
+        lpips_backbone=weights / "squeezenet1_1_fp16_torchvision_layout.pth",
+        lpips_linear=weights / "lpips_v0.1_squeeze.pth",
+    )
+
+    def known(share):
+        def aligned(result, target, valid):
+            counts = valid & (np.arange(valid.shape[1]) < share * valid.shape[1])
+            return Aligned(result, np.where(counts[..., None], target, result), counts)
+
+        monkeypatch.setattr("srraw_model.evaluate.align_target", aligned)
+        return np.array([score.lpips for score in evaluate_models(evaluation)])
+
+    np.testing.assert_allclose(known(0.5), known(1), rtol=0.25)
+
+
 def test_the_zoom_is_the_datas_where_they_have_one(data):
     assert prepare_evaluation(data).zoom == 4
 
@@ -191,6 +228,7 @@ def test_what_cannot_be_evaluated_is_said(data, checkpoint, tmp_path):
         ({"models": [f"esrgan:{checkpoint}"]}, "RRDB_ESRGAN_x4.pth"),
         ({"models": [tmp_path / "none.pt"]}, "none.pt does not exist"),
         ({"models": [checkpoint], "lpips_linear": tmp_path}, "two files"),
+        ({"models": [checkpoint, checkpoint]}, "named twice"),
     ):
         with pytest.raises(UserError, match=says):
             prepare_evaluation(**{"data": data, **arguments})

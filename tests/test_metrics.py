@@ -208,6 +208,21 @@ def test_lpips_takes_a_rectangle_of_valid_pixels(lpips):
         lpips(image, reference, valid=valid)
 
 
+def test_lpips_is_averaged_over_what_counts(lpips):
+    """Pixels made equal because nothing is known of them must not make the others look better."""
+    reference = as_batch(*pictures(96, 96))[0].float()
+    noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(0))
+    noisy = (reference + 0.1 * noise).clamp(0, 1)
+    half = torch.cat([noisy, reference], dim=3)
+    target, counts = torch.cat([reference, reference], dim=3), torch.zeros(1, 1, 96, 192)
+    counts[..., :96] = 1
+    alone = lpips(noisy, reference).item()
+    assert lpips(half, target, counts=counts).item() == pytest.approx(alone, rel=0.1)
+    assert lpips(half, target).item() < 0.6 * alone
+    with pytest.raises(ValueError, match="a pixel that counts"):
+        lpips(half, target, valid=counts, counts=1 - counts)
+
+
 def test_lpips_refuses_the_wrong_range(lpips):
     picture = torch.rand(1, 3, 40, 40)
     with pytest.raises(ValueError, match=r"sRGB in \[0, 1\]"):

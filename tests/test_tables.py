@@ -12,9 +12,19 @@ import pytest
 from click.testing import CliRunner
 from synthetic import write_set, write_untrained
 
+from srraw_model.baselines import LapSRN, ThenBicubic
 from srraw_model.cli import evaluate
 from srraw_model.evaluate import Score, evaluate_models, known_scores, prepare_evaluation
-from srraw_model.tables import bootstrapped, cells_of, paper_columns, paper_table, rows_of, write_tables
+from srraw_model.tables import (
+    bootstrapped,
+    cells_of,
+    paper_columns,
+    paper_table,
+    protocol_of,
+    rows_of,
+    unlisted_models,
+    write_tables,
+)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +123,44 @@ def test_a_papers_table_has_every_row_and_guesses_none(evaluation, scores):
     second = {row[0]: row[1] for row in paper_table(evaluation, rows_of(scores), 2)}
     assert second["Ours-syn-raw"] == "not trained"
     assert second["Ours"] == told["Ours"]
+
+
+def test_a_row_says_what_the_paper_does_not_mean_by_it(evaluation, scores):
+    lapsrn, ours = "lapsrn 4X, then bicubic", "Ours, fine-tuned: L1"
+    by_other = ThenBicubic(LapSRN(zoom=2, depth=1), 4)
+    networks = {lapsrn: by_other, ours: evaluation.networks["untrained"]}
+    unusual = replace(
+        evaluation, networks=networks, systems={lapsrn: ("lapsrn", "a"), ours: ("raw", "")}, zoom=4
+    )
+    named = [replace(score, model=model) for score in scores[:1] for model in (lapsrn, ours)]
+    titles = [row[0] for row in paper_table(unusual, rows_of(named), 1)]
+    assert f"LapSRN (a): {lapsrn}" in titles
+    assert f"Ours: {ours}" in titles
+    assert unlisted_models(unusual, 2) == [lapsrn]
+    assert unlisted_models(unusual, 1) == []
+
+
+def test_without_intervals_the_protocol_says_why(evaluation):
+    assert "In brackets: 95 % intervals" in protocol_of(replace(evaluation, sequences=2))
+    alone = protocol_of(replace(evaluation, sequences=1))
+    assert "one sequence, which tells no interval" in alone
+    assert "In brackets" not in alone
+
+
+def test_models_are_named_in_lists_one_by_one_or_by_a_file_with_a_comma(tmp_path, data):
+    odd = write_untrained(tmp_path / "a,b.pt")
+    other = write_untrained(tmp_path / "c.pt", seed=1)
+    arguments = [
+        str(data),
+        "--models",
+        str(odd),
+        "--models",
+        f"bicubic,{other}",
+        "--out",
+        str(tmp_path / "e"),
+    ]
+    result = CliRunner().invoke(evaluate, [*arguments, "--dry-run", "--json"])
+    assert json.loads(result.stdout)["models"] == ["bicubic", "untrained", "untrained, c"]
 
 
 def test_the_papers_numbers_stand_beside_ours_on_its_own_set_only(evaluation, scores):

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from srraw_tools import __version__
-from srraw_tools.commands.options import PATH, json_option, overwrite_option, print_json, quiet_option
+from srraw_tools.commands.options import (
+    PATH,
+    json_option,
+    models_option,
+    overwrite_option,
+    print_json,
+    quiet_option,
+)
 from srraw_tools.errors import SystemErrorsToldInGroup, UserError
 from srraw_tools.terminal import counted, print_table, with_progress
 
@@ -33,11 +40,8 @@ def study() -> None:
 
 @study.command("make")
 @click.argument("data", type=PATH, required=False)
-@click.option(
-    "--models",
-    callback=lambda _context, _option, value: tuple(value.split(",")) if value else (),
-    metavar="MODEL,...",
-    help="As srraw-eval takes them; bicubic is always there. The first is compared with each of the others.",
+@models_option(
+    "As srraw-eval takes them; bicubic is always there. The first is compared with each of the others."
 )
 @click.option("--folder", "folders", multiple=True, metavar="NAME=DIR", help="Pictures of a method; repeat.")
 @click.option("--inputs", type=PATH, help="With --folder: what the pictures were made from.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +23,16 @@ scheduler_option = click.option(
     metavar="ADDRESS",
     help="Work on a Dask cluster that shares these folders, such as tcp://host:8786 (srraw[cluster]).",
 )
+
+
+def models_option(told: str) -> Callable[..., Any]:
+    """--models as a tuple of names; a file whose own name has a comma is one."""
+
+    def names(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+        given = ([value] if os.path.exists(value) else value.split(",") for value in values if value)
+        return tuple(name for some in given for name in some)
+
+    return click.option("--models", multiple=True, callback=names, metavar="MODEL,...", help=told)
 
 
 class AnyPath(click.Path):
