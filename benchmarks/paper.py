@@ -1,12 +1,9 @@
 """The paper's comparison on simulated sequences, everything seeded.
 
-    python benchmarks/paper.py data  --folder DIR --photos PHOTOS   60 sequences, aligned and packed
-    python benchmarks/paper.py train --folder DIR --weights DIR     every system at three learning rates
-    python benchmarks/paper.py curves --folder DIR                  how each run went, and which is used
-    python benchmarks/paper.py tables --folder DIR --weights DIR    Tables 1 and 2 of those
-    python benchmarks/paper.py misaligned --folder DIR              L1, CX and CoBi on pairs that are shifted
-    python benchmarks/paper.py ablations --folder DIR --weights DIR weight_spatial and lambda, one at a time
-    python benchmarks/paper.py sensor --folder DIR --photos PHOTOS  the sensor less one thing (Figure 4)
+    python benchmarks/paper.py data   --folder DIR --photos PHOTOS   60 sequences, aligned and packed
+    python benchmarks/paper.py train  --folder DIR --weights DIR     every system at three learning rates
+    python benchmarks/paper.py curves --folder DIR                   how each run went, and which is used
+    python benchmarks/paper.py tables --folder DIR --weights DIR     Tables 1 and 2 of those
 
 Forty sequences are of made-up scenes, twenty of photographs. Those of training and validation hold hills,
 walls, murals and balls, those of test signs, charts, posts and branches (the ground below is of one kind);
@@ -14,7 +11,9 @@ no photograph and no seed is in two splits. The camera has a low-pass filter, cr
 exposure that drifts; its noise, levels and pattern are the same for all.
 
 Every system sees the same number of crops, of the same size, at the same three learning rates; of the three
-runs that counts which is best on validation crops. What was made or trained before is not made again.
+runs that counts which is best on validation crops. Where there is a CUDA GPU, networks and losses are the
+papers' (--size real); two cores train small ones. What was made or trained before is not made again.
+studies.py takes it further.
 """
 
 from __future__ import annotations
@@ -26,12 +25,11 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from torch import cuda
 
-from srraw_tools import shards
 from srraw_tools.align import align_sequences
 from srraw_tools.errors import UserError
 from srraw_tools.pack import pack_sequences
@@ -65,76 +63,117 @@ GROUPS = (
     Group("test", 600, TESTED_ON, 0, (7, 9)),
 )
 
-# Training sets shot by a sensor that lacks one thing; 8 bits, and a pixel of which a hundredth sees light.
-SENSORS = {
-    "no-filter": replace(SENSOR, aa_filter_px=0.0),
-    "8-bit": replace(SENSOR, black_level=8, white_level=255),
-    "no-crosstalk": replace(SENSOR, crosstalk=0.0),
-    "fill-0.1": replace(SENSOR, fill_factor=0.1),
-    "none-of-these": replace(
-        SENSOR, aa_filter_px=0.0, black_level=8, white_level=255, crosstalk=0.0, fill_factor=0.1
-    ),
-}
-
-RATES = (2e-3, 1e-3, 5e-4)
-STEPS, VALIDATIONS = 1600, 8  # of the studies
-STEPS_OF_SYSTEMS, COBI_STEPS = 6400, 300
-COMMON = ("--zoom", "4", "--preset", "demo", "--batch", "8", "--crop", "32", "--seed", "1")
-SMALL_RESNET = ("--blocks", "6", "--channels", "32")
 OURS = {name: ("--variant", name) for name in ("raw", "png", "syn-raw", "syn-calibrated")}
 BASELINES = {
-    "srresnet-a": ("--baseline", "srresnet", "--pairs", "bicubic", *SMALL_RESNET),
-    "srresnet-b": ("--baseline", "srresnet", "--pairs", "real", *SMALL_RESNET),
+    f"{name}-{row}": ("--baseline", name, "--pairs", pairs)
+    for name in ("srresnet", "srgan", "lapsrn", "johnson", "esrgan")
+    for row, pairs in (("a", "bicubic"), ("b", "real"))
 }
 SYSTEMS = OURS | BASELINES
-# Chosen on validation (docs/results.md); conv1_2 is most of VGG's cost.
-DEEP = ("--lambda-vgg", "0.1", "--leave-out", "conv1_2")
-SPATIAL_WEIGHTS, LAMBDAS = (0.0, 0.1, 1.0), (0.0, 0.1, 1.0, 10.0)
-RISES_DB = 0.1  # in the last quarter of a run, which then is marked as not at its end
 
-SHIFTS_PX = (0, 2, 8, 16, 40, 80)
-# The preset's w_s is 1; 0.1 is the default of the loss.
-LOSSES = {
-    "L1": (),
-    "CX": ("--loss", "cx"),
-    "CoBi": ("--loss", "cobi"),
-    "CoBi-0.1": ("--loss", "cobi", "--weight-spatial", "0.1"),
+
+@dataclass(frozen=True)
+class Size:
+    """What all systems are trained with.
+
+    Attributes:
+        presets, crops: by zoom; crops in mosaic pixels.
+        common, ours, resnet: further options of all, of ours, and of SRResNet.
+        vgg: the file of VGG-19 in --weights.
+        cobi_steps: the last steps, ours; the others are of L1. None leaves it to the preset.
+        systems: those that are trained unless told otherwise.
+    """
+
+    presets: dict[int, str]
+    crops: dict[int, int]
+    batch: int
+    common: tuple[str, ...]
+    ours: tuple[str, ...]
+    resnet: tuple[str, ...]
+    vgg: str
+    rates: tuple[float, ...]
+    steps: int
+    cobi_steps: int | None
+    systems: tuple[str, ...]
+
+
+SIZES = {
+    "small": Size(
+        presets={4: "demo", 8: "demo"},
+        crops={4: 32, 8: 16},
+        batch=8,
+        common=(),
+        # Chosen on validation (docs/results.md); conv1_2 is most of VGG's cost.
+        ours=("--lambda-vgg", "0.1", "--leave-out", "conv1_2"),
+        resnet=("--blocks", "6", "--channels", "32"),
+        vgg="vgg_normalised_conv3_1.pth",
+        rates=(2e-3, 1e-3, 5e-4),
+        steps=6400,
+        cobi_steps=300,
+        systems=("raw", "png", "syn-raw", "srresnet-a"),
+    ),
+    "real": Size(
+        presets={4: "paper-4x", 8: "paper-8x"},
+        crops={4: 64, 8: 64},
+        batch=4,
+        common=("--workers", "4"),
+        ours=(),
+        resnet=(),
+        vgg="vgg19-dcbb9e9d.pth",
+        rates=(2e-4, 1e-4, 5e-5),
+        steps=20_000,
+        cobi_steps=None,
+        systems=tuple(SYSTEMS),
+    ),
 }
+VALIDATIONS = 8
+RISES_DB = 0.1  # in the last quarter of a run, which then is marked as not at its end
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "what",
-        choices=("data", "train", "curves", "tables", "misaligned", "ablations", "sensor"),
-    )
+    parser.add_argument("what", choices=("data", "train", "curves", "tables"))
     parser.add_argument("--folder", type=Path, required=True, help="what was made there is not made again")
     parser.add_argument("--photos", type=Path, help="a folder of at least 12 photographs")
-    parser.add_argument("--weights", type=Path, help="a folder of public weights, for tables")
-    parser.add_argument("--systems", default=",".join(SYSTEMS), help="for train: which of them")
+    parser.add_argument("--weights", type=Path, help="a folder of public weights")
+    parser.add_argument("--zoom", type=int, choices=(4, 8), default=4)
+    parser.add_argument("--size", choices=tuple(SIZES), default="real" if cuda.is_available() else "small")
+    parser.add_argument(
+        "--systems", nargs="+", choices=tuple(SYSTEMS), help="to be trained, not the usual ones"
+    )
     parser.add_argument("--steps", type=int)
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
-    folder, jobs = arguments.folder, arguments.jobs
-    steps = arguments.steps or (STEPS_OF_SYSTEMS if arguments.what == "train" else STEPS)
+    folder, weights, zoom, size = arguments.folder, arguments.weights, arguments.zoom, SIZES[arguments.size]
+    runs = folder / f"runs-{arguments.size}-{zoom}x"
     if arguments.what == "data":
-        make_data(folder, arguments.photos, jobs)
+        make_data(folder, arguments.photos, arguments.jobs)
     elif arguments.what == "train":
-        train_systems(folder, arguments.systems.split(","), arguments.weights, steps, jobs)
+        names = arguments.systems or size.systems
+        steps = arguments.steps or size.steps
+        options = {name: options_of(name, folder, weights, zoom, size, steps) for name in names}
+        train(
+            [
+                (
+                    folder / "srraw.h5",
+                    runs / f"{name}-{rate:g}",
+                    (*options[name], "--learning-rate", str(rate)),
+                )
+                for rate in size.rates
+                for name in names
+            ],
+            steps,
+            arguments.jobs,
+        )
     elif arguments.what == "curves":
-        print_curves(folder)
-    elif arguments.what == "tables":
-        models = [best(folder, name) for name in SYSTEMS]
-        for table in ("1", "2"):
-            evaluate(folder / "srraw.h5", models, folder, arguments.weights, "--table", table)
-    elif arguments.what == "misaligned":
-        compare_losses(folder, steps, jobs)
-    elif arguments.what == "ablations":
-        ablate(folder, arguments.weights, steps, jobs)
+        print_curves(runs, size.rates)
     else:
-        compare_sensors(folder, arguments.photos, arguments.weights, steps, jobs)
+        models = [run / "model.pt" for name in SYSTEMS if (run := best(runs, name, size.rates))]
+        for table in ("1", "2"):
+            options = ("--table", table)
+            evaluate(folder / "srraw.h5", models, runs, weights, zoom=zoom, options=options)
 
 
 # --- data -------------------------------------------------------------------------------------------------
@@ -184,25 +223,24 @@ def make_data(
 # --- training ---------------------------------------------------------------------------------------------
 
 
-def train_systems(folder: Path, names: list[str], weights: Path, steps: int, jobs: int) -> None:
-    """Systems at every rate, `jobs` runs at a time, one thread each; ours end by COBI_STEPS of CoBi."""
-    noise = folder / "noise.json"
-    if "syn-calibrated" in names and not noise.exists():
-        make_noise(folder, noise)
-    of_ours = (*DEEP, "--vgg-weights", str(weights / "vgg_normalised_conv3_1.pth"))
-    of_ours += ("--l1-steps", str(steps - COBI_STEPS))
-    own = dict.fromkeys(OURS, of_ours)
-    own["syn-calibrated"] += ("--noise", str(noise))
-    runs = [
-        (
-            folder / "srraw.h5",
-            run_of(folder, name, rate),
-            (*SYSTEMS[name], *own.get(name, ()), "--learning-rate", str(rate)),
-        )
-        for rate in RATES
-        for name in names
-    ]
-    train(runs, steps, jobs)
+def options_of(name: str, folder: Path, weights: Path, zoom: int, size: Size, steps: int) -> tuple[str, ...]:
+    """The options of a system's runs, but for the learning rate."""
+    options = (*SYSTEMS[name], "--zoom", str(zoom), "--preset", size.presets[zoom], "--seed", "1")
+    options += ("--batch", str(size.batch), "--crop", str(size.crops[zoom]), *size.common)
+    if name in OURS:
+        options += size.ours
+        if size.cobi_steps is not None:
+            options += ("--l1-steps", str(steps - size.cobi_steps))
+    if name.startswith("srresnet"):
+        options += size.resnet
+    if name in OURS or name.startswith(("srgan", "esrgan", "johnson")):
+        options += ("--vgg-weights", str(weights / size.vgg))
+    if name == "syn-calibrated":
+        noise = folder / "noise.json"
+        if not noise.exists():
+            make_noise(folder, noise)
+        options += ("--noise", str(noise))
+    return options
 
 
 def make_noise(folder: Path, out: Path) -> None:
@@ -213,11 +251,6 @@ def make_noise(folder: Path, out: Path) -> None:
     subprocess.run(["srraw", "calibrate", "noise", *sequences, "--out", str(out)], check=True)
 
 
-def run_of(folder: Path, name: str, rate: float) -> Path:
-    """The folder of a run."""
-    return folder / "runs" / f"{name}-{rate:g}"
-
-
 def train(runs: list[tuple[Path, Path, tuple[str, ...]]], steps: int, jobs: int) -> None:
     """Runs (data, folder, options), those first that were not done before."""
 
@@ -225,7 +258,7 @@ def train(runs: list[tuple[Path, Path, tuple[str, ...]]], steps: int, jobs: int)
         data, out, options = run
         if out.exists() and curve(out)[-1][0] >= steps:
             return out
-        command = [sys.executable, "-m", "srraw_model.train", str(data), "--out", str(out), *COMMON]
+        command = [sys.executable, "-m", "srraw_model.train", str(data), "--out", str(out)]
         command += ["--steps", str(steps), "--save-every", str(steps // VALIDATIONS), *options, "--overwrite"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -244,23 +277,23 @@ def curve(run: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["validation_db"]) for line in lines if line.get("validation_db")] or [(0, 0)]
 
 
-def best(folder: Path, name: str) -> Path:
-    """The checkpoint of a system that is best on the validation crops."""
-    runs = [run for rate in RATES if (run := run_of(folder, name, rate)).exists()]
-    return max(runs, key=lambda run: curve(run)[-1][1]) / "model.pt"
+def best(runs: Path, name: str, rates: tuple[float, ...]) -> Path | None:
+    """The run of a system that is best on the validation crops, if there is one."""
+    found = [run for rate in rates if (run := runs / f"{name}-{rate:g}").exists()]
+    return max(found, key=lambda run: curve(run)[-1][1], default=None)
 
 
-def print_curves(folder: Path) -> None:
+def print_curves(runs: Path, rates: tuple[float, ...]) -> None:
     """PSNR on validation over the steps; * where it still rises, > what is used."""
     for name in SYSTEMS:
-        for rate in RATES:
-            run = run_of(folder, name, rate)
+        for rate in rates:
+            run = runs / f"{name}-{rate:g}"
             if not run.exists():
                 print(f"  {run.name:20s} not trained")
                 continue
             found = curve(run)
             rise = found[-1][1] - found[-1 - len(found) // 4][1]
-            used, mark = ">" if best(folder, name).parent == run else " ", "*" if rise > RISES_DB else " "
+            used, mark = ">" if best(runs, name, rates) == run else " ", "*" if rise > RISES_DB else " "
             print(f"{used} {run.name:20s}{mark}" + " ".join(f"{db:6.2f}" for _, db in found))
 
 
@@ -270,91 +303,25 @@ PROTOCOLS = ("as-is", "registered", "aligned")
 def evaluate(
     data: Path,
     models: list[Path],
-    folder: Path,
+    out: Path,
     weights: Path | None,
-    *options: str,
+    *,
+    zoom: int = 4,
+    options: tuple[str, ...] = (),
     protocols: tuple[str, ...] = PROTOCOLS,
 ) -> None:
     """Print srraw-eval's table of models under each protocol."""
     chosen = [str(model) for model in models]
     lpips: list[str] = []
     if weights:
-        chosen.append(f"lapsrn:{weights / 'LapSRN_x4.mat'}")
-        chosen.append(f"srgan:{weights / 'srgan_leftthomas_netG_epoch_4_100.pth'}")
+        chosen.append(f"lapsrn:{weights / f'LapSRN_x{zoom}.mat'}")
+        chosen.append(f"srgan:{weights / f'srgan_leftthomas_netG_epoch_{zoom}_100.pth'}")
         lpips = ["--lpips-backbone", str(weights / "squeezenet1_1_fp16_torchvision_layout.pth")]
         lpips += ["--lpips-linear", str(weights / "lpips_v0.1_squeeze.pth")]
     for protocol in protocols:
-        command = ["srraw-eval", str(data), "--zoom", "4", "--models", ",".join(chosen), *lpips]
-        command += ["--protocol", protocol, "--out", str(folder / f"eval-{protocol}"), *options]
+        command = ["srraw-eval", str(data), "--zoom", str(zoom), "--models", ",".join(chosen), *lpips]
+        command += ["--protocol", protocol, "--out", str(out / f"eval-{protocol}"), *options]
         subprocess.run(command, check=True)
-
-
-# --- misalignment -----------------------------------------------------------------------------------------
-
-
-def compare_losses(folder: Path, steps: int, jobs: int) -> None:
-    """The raw network by three losses on pairs whose targets are shifted; tested on pairs that are not."""
-    runs = []
-    for shift in SHIFTS_PX:
-        data = folder / "shifted" / f"{shift}.h5"
-        if not data.exists():
-            data.parent.mkdir(exist_ok=True)
-            shift_targets(folder / "srraw.h5", data, shift)
-        for name, options in LOSSES.items():
-            first = steps if name == "L1" else steps // 4
-            runs.append((data, folder / "shifted" / f"{name}-{shift}", (*options, "--l1-steps", str(first))))
-    train(runs, steps, jobs)
-    models = [out / "model.pt" for _, out, _ in runs]
-    evaluate(folder / "srraw.h5", models, folder / "shifted", None, protocols=("as-is",))
-
-
-def ablate(folder: Path, weights: Path, steps: int, jobs: int) -> None:
-    """The raw network by CoBi with other weights of its terms: w_s without VGG, lambda with it."""
-    first = ("--l1-steps", str(steps // 4))
-    vgg = ("--vgg-weights", str(weights / "vgg_normalised_conv3_1.pth"))
-    runs = [(f"spatial-{weight:g}", ("--weight-spatial", str(weight), *first)) for weight in SPATIAL_WEIGHTS]
-    runs += [(f"lambda-{weight:g}", ("--lambda-vgg", str(weight), *vgg, *first)) for weight in LAMBDAS]
-    done = [(folder / "srraw.h5", folder / "ablations" / name, options) for name, options in runs]
-    train(done, steps, jobs)
-    models = [out / "model.pt" for _, out, _ in done]
-    evaluate(folder / "srraw.h5", models, folder / "ablations", weights, protocols=("as-is",))
-
-
-def compare_sensors(folder: Path, photos: Path, weights: Path | None, steps: int, jobs: int) -> None:
-    """The raw network trained on the same scenes as each of SENSORS shot them, tested on the whole sensor."""
-    rate = str(RATES[0])
-    runs = [(folder / "srraw.h5", folder / "sensors" / "whole", ("--learning-rate", rate))]
-    for name, sensor in SENSORS.items():
-        data = folder / "sensors" / f"{name}-data"
-        if not (data / "srraw.h5").exists():
-            data.mkdir(parents=True, exist_ok=True)
-            make_data(data, photos, jobs, sensor, ("train", "val"))
-        runs.append((data / "srraw.h5", folder / "sensors" / name, ("--learning-rate", rate)))
-    train(runs, steps, jobs)
-    models = [out / "model.pt" for _, out, _ in runs]
-    evaluate(folder / "srraw.h5", models, folder / "sensors", weights, protocols=("registered",))
-
-
-def shift_targets(source: Path, out: Path, length_px: int) -> None:
-    """Pairs of 4X whose targets lie `length_px` off in a direction of its own."""
-    with shards.open(source) as reader, shards.new_shard(out, {"zooms": [4], "compression": "none"}) as add:
-        for number, pair in enumerate(reader.select(zoom=4)):
-            data = reader.read(pair)
-            angle = np.random.default_rng((7, number)).uniform(0, 2 * np.pi)
-            dx, dy = (round(length_px * turn) for turn in (np.cos(angle), np.sin(angle)))
-            if pair.split != "test":
-                data = replace(data, target=shifted(data.target, dx, dy), valid=shifted(data.valid, dx, dy))
-            add(pair, data)
-
-
-def shifted(image: np.ndarray, dx: int, dy: int) -> np.ndarray:
-    """An image moved by whole pixels; zero where nothing was."""
-    height, width = image.shape[:2]
-    out = np.zeros_like(image)
-    out[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = image[
-        max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)
-    ]
-    return out
 
 
 if __name__ == "__main__":
