@@ -3,7 +3,7 @@
     python benchmarks/paper.py data   --folder DIR --photos PHOTOS   60 sequences, aligned and packed
     python benchmarks/paper.py train  --folder DIR --weights DIR     every system at three learning rates
     python benchmarks/paper.py curves --folder DIR                   how each run went, and which is used
-    python benchmarks/paper.py tables --folder DIR --weights DIR     Tables 1 and 2 of those
+    python benchmarks/paper.py tables --folder DIR --weights DIR     Tables 1 and 2 of those, and a picture
 
 Forty sequences are of made-up scenes, twenty of photographs. Those of training and validation hold hills,
 walls, murals and balls, those of test signs, charts, posts and branches (the ground below is of one kind);
@@ -28,8 +28,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from torch import cuda
 
+from srraw_model.evaluate import detailed_crop, picture_of, prepare_evaluation
+from srraw_model.pictures import side_by_side, target_picture
+from srraw_tools import shards
 from srraw_tools.align import align_sequences
 from srraw_tools.errors import UserError
 from srraw_tools.pack import pack_sequences
@@ -174,6 +179,7 @@ def main() -> None:
         for table in ("1", "2"):
             options = ("--table", table)
             evaluate(folder / "srraw.h5", models, runs, weights, zoom=zoom, options=options)
+        draw(folder / "srraw.h5", models, runs, weights, zoom)
 
 
 # --- data -------------------------------------------------------------------------------------------------
@@ -286,11 +292,10 @@ def best(runs: Path, name: str, rates: tuple[float, ...]) -> Path | None:
 def print_curves(runs: Path, rates: tuple[float, ...]) -> None:
     """PSNR on validation over the steps; * where it still rises, > what is used."""
     for name in SYSTEMS:
-        for rate in rates:
-            run = runs / f"{name}-{rate:g}"
-            if not run.exists():
-                print(f"  {run.name:20s} not trained")
-                continue
+        done = [run for rate in rates if (run := runs / f"{name}-{rate:g}").exists()]
+        if not done:
+            print(f"  {name:20s} not trained")
+        for run in done:
             found = curve(run)
             rise = found[-1][1] - found[-1 - len(found) // 4][1]
             used, mark = ">" if best(runs, name, rates) == run else " ", "*" if rise > RISES_DB else " "
@@ -298,6 +303,14 @@ def print_curves(runs: Path, rates: tuple[float, ...]) -> None:
 
 
 PROTOCOLS = ("as-is", "registered", "aligned")
+
+
+def public_models(weights: Path | None, zoom: int) -> list[str]:
+    """Public weights, as srraw-eval takes them."""
+    if weights is None:
+        return []
+    files = {"lapsrn": f"LapSRN_x{zoom}.mat", "srgan": f"srgan_leftthomas_netG_epoch_{zoom}_100.pth"}
+    return [f"{name}:{weights / file}" for name, file in files.items()]
 
 
 def evaluate(
@@ -311,17 +324,42 @@ def evaluate(
     protocols: tuple[str, ...] = PROTOCOLS,
 ) -> None:
     """Print srraw-eval's table of models under each protocol."""
-    chosen = [str(model) for model in models]
+    chosen = [*(str(model) for model in models), *public_models(weights, zoom)]
     lpips: list[str] = []
     if weights:
-        chosen.append(f"lapsrn:{weights / f'LapSRN_x{zoom}.mat'}")
-        chosen.append(f"srgan:{weights / f'srgan_leftthomas_netG_epoch_{zoom}_100.pth'}")
         lpips = ["--lpips-backbone", str(weights / "squeezenet1_1_fp16_torchvision_layout.pth")]
         lpips += ["--lpips-linear", str(weights / "lpips_v0.1_squeeze.pth")]
     for protocol in protocols:
         command = ["srraw-eval", str(data), "--zoom", str(zoom), "--models", ",".join(chosen), *lpips]
         command += ["--protocol", protocol, "--out", str(out / f"eval-{protocol}"), *options]
         subprocess.run(command, check=True)
+
+
+def draw(data: Path, models: list[Path], out: Path, weights: Path | None, zoom: int) -> None:
+    """The pairs at the quartiles of the first model's gain over bicubic, by all systems: pictures.png.
+
+    From left to right: bicubic, the public models, the others from last to first, the target.
+    """
+    chosen = [*public_models(weights, zoom), *reversed(models)]
+    evaluation = prepare_evaluation(data, models=chosen, zoom=zoom)
+    scores = {name: {} for name in ("bicubic", list(evaluation.networks)[-1])}
+    for score in json.loads((out / "eval-registered" / "metrics.json").read_text())["pairs"]:
+        if score["model"] in scores:
+            scores[score["model"]][score["pair"]] = score["psnr_db"]
+    before, after = scores.values()
+    by_gain = sorted(before, key=lambda pair: after[pair] - before[pair])
+    rows = []
+    with shards.open(data) as reader:
+        pairs = {pair.name: pair for pair in reader.pairs}
+        for quarter in (1, 2, 3):
+            pair = pairs[by_gain[quarter * len(by_gain) // 4]]
+            read = reader.read(pair)
+            target = target_picture(pair, read)
+            crop = detailed_crop(target, read.valid, 192)
+            shown = [picture_of(evaluation, name, pair, read) for name in ("bicubic", *evaluation.networks)]
+            rows.append(side_by_side([picture[crop] for picture in (*shown, target)]))
+    white = np.full((8, rows[0].shape[1], 3), 255, np.uint8)
+    Image.fromarray(np.concatenate([rows[0], white, rows[1], white, rows[2]])).save(out / "pictures.png")
 
 
 if __name__ == "__main__":
