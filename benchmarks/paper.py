@@ -34,6 +34,7 @@ from torch import cuda
 
 from srraw_model.evaluate import detailed_crop, picture_of, prepare_evaluation
 from srraw_model.pictures import side_by_side, target_picture
+from srraw_model.tables import bootstrapped
 from srraw_tools import shards
 from srraw_tools.align import align_sequences
 from srraw_tools.errors import UserError
@@ -179,6 +180,7 @@ def main() -> None:
         for table in ("1", "2"):
             options = ("--table", table)
             evaluate(folder / "srraw.h5", models, runs, weights, zoom=zoom, options=options)
+        print_differences(runs / "eval-registered" / "metrics.json")
         draw(folder / "srraw.h5", models, runs, weights, zoom)
 
 
@@ -333,6 +335,25 @@ def evaluate(
         command = ["srraw-eval", str(data), "--zoom", str(zoom), "--models", ",".join(chosen), *lpips]
         command += ["--protocol", protocol, "--out", str(out / f"eval-{protocol}"), *options]
         subprocess.run(command, check=True)
+
+
+def print_differences(record: Path) -> None:
+    """Ours less every other system, pair by pair: mean and 95 % interval over sequences."""
+    by_model: dict[str, dict[str, dict]] = {}
+    for score in json.loads(record.read_text())["pairs"]:
+        by_model.setdefault(score["model"], {})[score["pair"]] = score
+    ours = next(model for model in by_model if model.startswith("Ours:"))
+    print(f"{ours} less")
+    for model, scores in by_model.items():
+        cells = []
+        for metric, digits in (("psnr_db", 2), ("ssim", 4), ("lpips", 4)):
+            if model == ours or scores[next(iter(scores))][metric] is None:
+                continue
+            differences = [by_model[ours][pair][metric] - score[metric] for pair, score in scores.items()]
+            mean = bootstrapped(differences, [score["sequence"] for score in scores.values()])
+            cells.append(mean.told(digits, signed=True))
+        if cells:
+            print(f"| {model} | {' | '.join(cells)} |")
 
 
 def draw(data: Path, models: list[Path], out: Path, weights: Path | None, zoom: int) -> None:
