@@ -19,6 +19,7 @@ from typing import Any
 
 from srraw_model.checkpoint import load_checkpoint
 from srraw_model.evaluate import evaluate_models, prepare_evaluation
+from srraw_model.options import PRESETS
 from srraw_model.tables import rows_of
 from srraw_model.train import CHECKPOINT_FILE, prepare_training, train
 from srraw_tools.align import align_sequences
@@ -50,8 +51,14 @@ def main() -> None:
     model = trained(first, folder / "model", steps=arguments.steps, preset="demo", seed=1)
     rows = {
         "the first sensor's model": model,
+        # By as much L1 as the preset begins with from scratch, so that the start alone tells the rows apart.
         f"fine-tuned, {few} steps": trained(
-            second, folder / f"fine-tuned-{seed}", steps=few, fine_tune=model, seed=seed
+            second,
+            folder / f"fine-tuned-{seed}",
+            steps=few,
+            l1_steps=round(PRESETS["demo"]["l1_share"] * few),
+            fine_tune=model,
+            seed=seed,
         ),
         f"from scratch, {few} steps": trained(
             second, folder / f"scratch-{seed}", steps=few, preset="demo", seed=seed

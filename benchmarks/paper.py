@@ -314,9 +314,10 @@ def evaluate(
     zoom: int = 4,
     options: tuple[str, ...] = (),
     protocols: tuple[str, ...] = PROTOCOLS,
+    public: bool = True,
 ) -> None:
-    """Print srraw-eval's table of models under each protocol."""
-    chosen = [*(str(model) for model in models), *public_models(weights, zoom)]
+    """Print srraw-eval's table of models under each protocol; `public`: beside the public ones."""
+    chosen = [*(str(model) for model in models), *(public_models(weights, zoom) if public else ())]
     lpips: list[str] = []
     if weights:
         lpips = ["--lpips-backbone", str(weights / "squeezenet1_1_fp16_torchvision_layout.pth")]

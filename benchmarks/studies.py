@@ -16,7 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from paper import OURS, SENSOR, SIZES, evaluate, make_data, train
+from paper import OURS, SENSOR, SIZES, evaluate, make_data, print_differences, train
 
 from srraw_tools import shards
 from srraw_tools.raw import decode_srgb, mosaic_light
@@ -173,7 +173,8 @@ def compare_renderings(
             tables = folder / "rendering" / str(iso) / f"tables-{other.name}"
             tables.mkdir(exist_ok=True)
             models = [raw / "model.pt", other / "model.pt"]
-            evaluate(file, models, tables, weights, protocols=("registered",))
+            evaluate(file, models, tables, weights, protocols=("registered",), public=False)
+            print_differences(tables / "eval-registered" / "metrics.json")
 
 
 def what_rendering_loses(path: Path) -> str:

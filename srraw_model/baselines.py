@@ -29,6 +29,11 @@ class Baseline(nn.Module):
 
     zoom: int
 
+    @property
+    def reach(self) -> int:
+        """How many input pixels around its own position, at most, an output depends on."""
+        raise NotImplementedError
+
 
 class ResNetGenerator(Baseline):
     """SRResNet, and SRGAN's generator (Ledig et al., CVPR 2017), at 2X, 4X or 8X.
@@ -62,6 +67,14 @@ class ResNetGenerator(Baseline):
         first = self.head(srgb)
         values = self.to_rgb(self.stages(first + self.after_blocks(self.blocks(first))))
         return ((values.tanh() if self.published else values) + 1) / 2
+
+    @property
+    def reach(self) -> int:
+        """9x9; two 3x3 in every block and one after; the stages and the last 9x9."""
+        first, last = -4, self.zoom - 1 + 4  # from an input pixel's outputs back through the 9x9
+        for _ in range(_doublings(self.zoom)):
+            first, last = first // 2 - 1, last // 2 + 1
+        return 4 + 2 * len(self.blocks) + 1 + max(-first, last)
 
 
 class _NormalisedBlock(nn.Module):
@@ -102,6 +115,14 @@ class RRDBNet(Baseline):
         for enlarge in (self.conv_up1, self.conv_up2):
             values = _leaky(enlarge(functional.interpolate(values, scale_factor=2, mode="nearest")))
         return self.conv_last(_leaky(self.conv_hr(values)))
+
+    @property
+    def reach(self) -> int:
+        """3x3; fifteen in every block and one after; those after the enlarging: 349 with 23 blocks."""
+        first, last = -2, self.zoom - 1 + 2  # from an input pixel's outputs back through the last two
+        for _ in range(_doublings(self.zoom)):
+            first, last = (first - 1) // 2, (last + 1) // 2
+        return 1 + 15 * len(self.body) + 1 + max(-first, last)
 
 
 class _ResidualInResidual(nn.Module):
@@ -161,6 +182,15 @@ class LapSRN(Baseline):
             found.append(luma)
         return found
 
+    @property
+    def reach(self) -> int:
+        """3x3; in every level its depth; the finest residual's. Colour and the doubled luma see less."""
+        first, last = -1, self.zoom  # from an input pixel's outputs back through the residual's 3x3
+        for level in reversed(self.levels):
+            # Transposed sample 2i sees samples i - 1 and i, and 2i + 1 sees i.
+            first, last = (first - 1) // 2 - len(level.convs), last // 2 + len(level.convs)
+        return 1 + max(-first, last)
+
 
 class _PyramidLevel(nn.Module):
     def __init__(self, channels: int, depth: int) -> None:
@@ -203,6 +233,15 @@ class JohnsonNet(Baseline):
         """(B, 3, h, w) -> (B, 3, N h, N w)."""
         return (self.layers(srgb).tanh() + 1) / 2
 
+    @property
+    def reach(self) -> int:
+        """9x9; two 3x3 in every block; the transposed convolutions and the last 9x9."""
+        first, last = -4, self.zoom - 1 + 4  # from an input pixel's outputs back through the 9x9
+        for _ in range(_doublings(self.zoom)):
+            # Transposed sample 2i sees sample i, and 2i + 1 sees i and i + 1.
+            first, last = first // 2, (last + 1) // 2
+        return 4 + 2 * sum(isinstance(layer, _JohnsonBlock) for layer in self.layers) + max(-first, last)
+
 
 class _JohnsonBlock(nn.Module):
     def __init__(self, channels: int) -> None:
@@ -231,6 +270,11 @@ class ThenBicubic(Baseline):
     def forward(self, srgb: Tensor) -> Tensor:
         """(B, 3, h, w) -> (B, 3, N h, N w)."""
         return upsampled(self.network(srgb), self.zoom // self.network.zoom)
+
+    @property
+    def reach(self) -> int:
+        """The network's, and two of its outputs, which the cubic sees."""
+        return self.network.reach + math.ceil(2 / self.network.zoom)
 
 
 def rgb_to_ycbcr(srgb: Tensor) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from srraw_tools.files import replacing
 
 FORMAT = "srraw-model"
 FORMAT_VERSION = 2
+REMEDY = "Give the model.pt that srraw-train wrote."
 
 
 @dataclass(frozen=True)
@@ -79,23 +81,24 @@ def load_checkpoint(path: Path, *, zoom: int | None = None) -> Checkpoint:
         zoom: the zoom that is needed, if one is.
 
     Raises:
-        UserError: the file is missing, not ours, damaged, of another version or of another zoom.
+        UserError: the file is missing or cannot be opened, is not ours, damaged, of another version or of
+            another zoom.
     """
     path = Path(path)
-    if not path.is_file():
-        problem = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(
-            f"{path} {problem}; a checkpoint is needed.", "Train one with srraw-train.", wrong_use=True
-        )
-    hint = "Give the model.pt that srraw-train wrote."
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    except Exception as error:  # a foreign or truncated file can fail anywhere in torch's reader
-        raise UserError(f"{path} is not a checkpoint of srraw, or is damaged.", hint) from error
+        if not path.is_file():
+            problem = "is a folder" if path.is_dir() else "does not exist"
+            raise UserError(
+                f"{path} {problem}; a checkpoint is needed.", "Train one with srraw-train.", wrong_use=True
+            )
+        with open(path, "rb") as file:
+            contents = _contents(file, path)
+    except OSError as error:  # of opening alone: torch's own mean damage
+        raise UserError(
+            f"Cannot read {path}: {error.strerror}.", "Allow reading it, or give another."
+        ) from error
     if not isinstance(contents, dict) or contents.pop("format", None) != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of srraw.", hint)
+        raise UserError(f"{path} is not a checkpoint of srraw.", REMEDY)
     version = contents.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise UserError(
@@ -106,9 +109,9 @@ def load_checkpoint(path: Path, *, zoom: int | None = None) -> Checkpoint:
         checkpoint = Checkpoint(**contents)
         checkpoint.make_network()
     except (TypeError, KeyError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} is damaged: its parts do not fit together.", hint) from error
+        raise UserError(f"{path} is damaged: its parts do not fit together.", REMEDY) from error
     if not all(torch.isfinite(values).all() for values in checkpoint.weights.values()):
-        raise UserError(f"{path} is damaged: it holds values that are not finite.", hint)
+        raise UserError(f"{path} is damaged: it holds values that are not finite.", REMEDY)
     if zoom not in (None, checkpoint.zoom):
         raise UserError(
             f"{path} was trained for {checkpoint.zoom}X, not for {zoom}X.",
@@ -116,3 +119,18 @@ def load_checkpoint(path: Path, *, zoom: int | None = None) -> Checkpoint:
             wrong_use=True,
         )
     return checkpoint
+
+
+def _contents(file: BinaryIO, path: Path) -> Any:
+    """What torch reads of a file, which is a zip, where its checksums hold: torch itself passes them over."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            torn = archive.testzip()
+        if torn is None:
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign or truncated file can fail anywhere in both readers
+        raise UserError(f"{path} is not a checkpoint of srraw, or is damaged.", REMEDY) from error
+    raise UserError(
+        f"{path} is damaged: its bytes are not those that were written.", "Copy it again, or train again."
+    )

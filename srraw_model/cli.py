@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,15 +91,16 @@ def _kind_of(kind: type) -> Callable[..., Any]:
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, by its own options.")
 @overwrite_option
 @dry_run_option
+@json_option
 @quiet_option
 @_training_options
 @version_option
-def train(data: Path, print_config: bool, dry_run: bool, quiet: bool, **options: Any) -> None:
+def train(data: Path, print_config: bool, dry_run: bool, as_json: bool, quiet: bool, **options: Any) -> None:
     """Train a network on the pairs in DATA, an srraw.h5: ours, a variant of it, or a baseline.
 
     Writes model.pt, log.jsonl and samples/ into --out. Ctrl-C and SIGTERM save before they end the run, and
-    --resume goes on with it: it needs no other option again but --vgg-weights or --download-vgg, and may be
-    given more --steps.
+    --resume goes on with it: it needs no other option again but --vgg-weights or --download-vgg, and those of
+    this computer (--workers, --device, --compile, --no-channels-last), and may be given more --steps.
 
     Presets: paper-4x and paper-8x, the paper's network and loss; small, the same network and a sparser loss,
     in minutes on two cores; demo, a small network.
@@ -108,15 +110,25 @@ def train(data: Path, print_config: bool, dry_run: bool, quiet: bool, **options:
     Example: srraw-train srraw.h5 --preset demo --out run
     """
     from srraw_model.options import config_text
+    from srraw_model.preparing import plan_record
     from srraw_model.train import CHECKPOINT_FILE, prepare_training
     from srraw_model.train import train as train_steps
 
+    if print_config and as_json:
+        raise UserError(
+            "--print-config and --json exclude each other.",
+            "--dry-run --json tells all options, too.",
+            wrong_use=True,
+        )
     if print_config and not options["resume"]:
         options["overwrite"] = True  # nothing is written
     training = prepare_training(data, **options)
     if print_config and training.ranks.first:
         click.echo(config_text(training.options, training.run), nl=False)
-    quiet = quiet or not training.ranks.first
+    as_json = as_json and training.ranks.first
+    quiet = quiet or as_json or not training.ranks.first
+    if dry_run and as_json:
+        print_json(plan_record(training))
     if not quiet and not print_config:
         _tell_plan(training)
     if print_config or dry_run:
@@ -132,13 +144,17 @@ def train(data: Path, print_config: bool, dry_run: bool, quiet: bool, **options:
         stopped = stopped and training.step < training.options.steps
         steps.close()
         training.ranks.leave()
+    if as_json:
+        reached = {"label": training.label, "step": training.step}
+        print_json({"model": str(training.out / CHECKPOINT_FILE), **reached})
     if stopped:
         if training.ranks.first:
             click.echo(f"Saved step {training.step} in {training.out}; go on with --resume.", err=True)
         if signal.SIGINT in stop:  # so that a script around it stops too
             raise SystemExit(130)
     elif not quiet:
-        click.echo(f"{training.out / CHECKPOINT_FILE}: {training.label}, {counted(training.step, 'step')}.")
+        done = f"{training.out / CHECKPOINT_FILE}: {training.label}, {counted(training.step, 'step')}."
+        click.echo(_filled(done))
 
 
 @click.command("srraw-eval", cls=SystemErrorsTold, context_settings=SETTINGS)
@@ -173,6 +189,7 @@ def train(data: Path, print_config: bool, dry_run: bool, quiet: bool, **options:
 @click.option("--lpips-backbone", type=PATH, help="Its weights in torchvision's layout.")
 @click.option("--lpips-linear", type=PATH, help="LPIPS v0.1's linear layers for it.")
 @click.option("--download-lpips", is_flag=True, help="Take the public files of both, fetched once.")
+@device_option
 @click.option("--out", type=PATH, default=Path("eval"), show_default=True, help="Folder for the tables.")
 @overwrite_option
 @dry_run_option
@@ -342,7 +359,13 @@ def zoom(
     for file in (out, onnx):
         if file is not None and file.exists() and not overwrite:
             raise UserError(f"{file} exists.", "Give --overwrite or another name.", wrong_use=True)
+    if onnx is not None:
+        from srraw_model.checkpoint import load_checkpoint
+        from srraw_model.onnx_export import check_onnx, export_onnx, onnx_metadata
+
+        check_onnx(onnx)
     job = None
+    record: dict[str, Any] = {}
     if photo is not None:
         from srraw_model.zoom import plan_record, prepare_zoom, zoom_photo
 
@@ -350,59 +373,54 @@ def zoom(
         for note in job.raw.notes:
             click.echo(f"Note: {photo}: {note}.", err=True)
         record = plan_record(job)
-        height, width = job.size
-        about = f"{width} x {height}, {job.bits} bits, {job.network.zoom}X by {job.label}"
     if onnx is not None:
-        from srraw_model.checkpoint import load_checkpoint
-        from srraw_model.onnx_export import export_onnx
-
         trained = load_checkpoint(checkpoint, zoom=zoom)
-        says = {"zoom": str(trained.zoom), "label": trained.label}
+        says = onnx_metadata(trained)
+        record["onnx"] = {"out": str(onnx), **says}
         if not dry_run:
-            says = export_onnx(trained, onnx)
-        if as_json:
-            print_json({"onnx": str(onnx), **says})
-        elif not quiet:
+            export_onnx(trained, onnx)
+        if not as_json and not quiet:
             click.echo(f"{onnx}: {trained.zoom}X by {trained.label}.")
-            for name in ("input", "output") if not dry_run else ():
-                click.echo(f"  {name}: {says[name]}")
-    if job is None:
-        return
-    if dry_run:
-        if as_json:
-            print_json(record)
-        else:
-            click.echo(f"{out}: {about}.")
-            click.echo(
+            for name in ("input", "output"):
+                click.echo(_filled(says[name], f"  {name}: "))
+    if job is not None and not dry_run:
+        for _ in with_progress(zoom_photo(job), job.tiles, "Zooming", unit="tiles", quiet=quiet or as_json):
+            pass
+    if as_json:
+        print_json(record)
+    elif job is not None and (dry_run or not quiet):
+        height, width = job.size
+        click.echo(f"{out}: {width} x {height}, {job.bits} bits, {job.network.zoom}X by {job.label}.")
+        if dry_run:
+            needs = (
                 f"{counted(job.tiles, 'tile')}; about {size(record['memory_bytes'])} of memory; "
                 f"{size(job.scratch_bytes)} of scratch beside the picture until it is done."
             )
-        return
-    hidden = quiet or as_json
-    for _ in with_progress(zoom_photo(job), job.tiles, "Zooming", unit="tiles", quiet=hidden):
-        pass
-    if as_json:
-        print_json(record)
-    elif not quiet:
-        click.echo(f"{out}: {about}.")
+            click.echo(_filled(needs))
+
+
+def _filled(text: str, label: str = "") -> str:
+    """Text for people in 80 columns, below each other behind a label; what can be copied stays whole."""
+    whole = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, 80, initial_indent=label, subsequent_indent=" " * len(label), **whole)
 
 
 def _tell_plan(training: Training) -> None:
     """What will be trained, on what, and where it goes."""
     options, data = training.options, training.data
     processes = f" in {training.ranks.count} processes" if training.ranks.count > 1 else ""
-    click.echo(
+    learns = (
         f"{options.system}, {options.zoom}X: {training.parameters:,} parameters, "
         f"{counted(len(data.pairs), 'pair')} of {data.path}, {counted(options.batch, 'crop')} of "
         f"{options.crop} x {options.crop} a step on {training.device}"
         f"{processes}."
     )
     first = f" from {training.step} on" if training.step else ""
-    begins, main = (objective.name for objective in training.objectives)
-    losses = f"the first {options.l1_steps} with {begins}, then {main}" if options.l1_steps else main
-    click.echo(f"{counted(options.steps, 'step')}{first}: {losses}; into {training.out}.")
-    for note in training.notes:
-        click.echo(note)
+    *begins, (main, _) = training.losses(options.steps).items()
+    losses = "".join(f"the first {count} with {name}, then " for name, count in begins) + main
+    steps = f"{counted(options.steps, 'step')}{first}: {losses}; into {training.out}."
+    for text in (learns, steps, *training.notes):
+        click.echo(_filled(text))
 
 
 def _with_training_progress(

@@ -30,6 +30,7 @@ from srraw_tools import shards
 from srraw_tools.errors import UserError
 from srraw_tools.raw import mosaic_light
 from srraw_tools.shards import Pair, Reader, render_target
+from srraw_tools.terminal import counted
 
 MIN_VALID = 0.98  # share of a crop's target that must show the scene
 TRIES = 100  # crops drawn from a pair before the next pair is tried
@@ -85,15 +86,17 @@ class Crops(Dataset[Sample]):
         source: str = "raw",
         noise: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        self.path, self.crop, self.seed = Path(path), crop, seed
+        self.path, self.split, self.crop, self.seed = Path(path), split, crop, seed
         self.source, self.noise = source, tuple(noise)
         self.reader = shards.open(path)
         pairs = pairs_of(self.reader, zoom=zoom, split=split)
         # A crop begins at any of the four places in the pattern, one pixel further at most.
         self.pairs = [pair for pair in pairs if min(pair.size) > crop]
+        self.left_out = len(pairs) - len(self.pairs)
         if not self.pairs:
             raise UserError(
-                f"No {zoom}X pair of {path} is larger than a crop of {crop} x {crop} mosaic pixels.",
+                f"No {zoom}X pair of the split '{split}' of {path} is larger than a crop of {crop} x {crop} "
+                "mosaic pixels.",
                 "Give a smaller --crop.",
                 wrong_use=True,
             )
@@ -107,6 +110,17 @@ class Crops(Dataset[Sample]):
                     "Give --noise what 'srraw calibrate noise' finds in its sequences.",
                     wrong_use=True,
                 ) from error
+
+    @property
+    def note(self) -> str:
+        """What the split holds and no crop is of, and why; nothing where that is nothing."""
+        if not self.left_out:
+            return ""
+        pairs = counted(self.left_out + len(self.pairs), "pair")
+        return (
+            f"{self.left_out} of {pairs} of the split '{self.split}' {'is' if self.left_out == 1 else 'are'} "
+            f"not larger than a crop of {self.crop} x {self.crop} mosaic pixels, and left out."
+        )
 
     def __getitem__(self, number: int) -> Sample:
         """The crop of a number, from 0 on without end."""

@@ -20,6 +20,7 @@ from srraw_model.aligned import align_target
 from srraw_model.baselines import Baseline, ThenBicubic
 from srraw_model.checkpoint import Checkpoint, load_checkpoint
 from srraw_model.dataset import pairs_of
+from srraw_model.device import chosen_device
 from srraw_model.features import LPIPS_BACKBONES
 from srraw_model.metrics import SSIM_RADIUS_PX, Lpips, load_lpips, psnr, ssim, valid_rectangle
 from srraw_model.metrics import download_lpips as fetch_lpips
@@ -111,6 +112,7 @@ def prepare_evaluation(
     lpips_backbone: Path | None = None,
     lpips_linear: Path | None = None,
     download_lpips: bool = False,
+    device: str | None = None,
 ) -> Evaluation:
     """Check everything and load the networks.
 
@@ -124,6 +126,7 @@ def prepare_evaluation(
         lpips_backbone: its file, in torchvision's layout; without it there is no LPIPS.
         lpips_linear: the file of LPIPS v0.1's linear layers for it.
         download_lpips: fetch both where they are not in torch.hub's cache.
+        device: of the networks, as in `chosen_device`.
 
     Raises:
         UserError: a file is not what it should be, zooms differ, or the split is empty.
@@ -142,6 +145,7 @@ def prepare_evaluation(
             f"Give one of {', '.join(LPIPS_BACKBONES)}.",
             wrong_use=True,
         )
+    on = chosen_device(device)
     models = [str(model) for model in models if str(model) != BICUBIC]
     twice = [model for number, model in enumerate(models) if model in models[:number]]
     if twice:
@@ -169,7 +173,7 @@ def prepare_evaluation(
             system = _system_of(checkpoints[model])
         for more in (_run_of(Path(path)), path):  # a table is shown to others: folders only where it must be
             label = label if label not in networks else f"{label}, {more}"
-        networks[label], hashes[label], systems[label] = network, sha256_of(path), system
+        networks[label], hashes[label], systems[label] = network.to(on), sha256_of(path), system
     with shards.open(data) as reader:
         selected = pairs_of(reader, zoom=zoom, split=split)
         pairs = {pair.name: pair.input_hash for pair in selected}
@@ -181,7 +185,7 @@ def prepare_evaluation(
     if download_lpips and not lpips_backbone:
         lpips_backbone, lpips_linear = fetch_lpips(lpips)
     if lpips_backbone and lpips_linear:
-        measure = load_lpips(lpips_backbone, lpips_linear, backbone=lpips)
+        measure = load_lpips(lpips_backbone, lpips_linear, backbone=lpips).to(on)
         options["lpips"] = [lpips, sha256_of(lpips_backbone), sha256_of(lpips_linear)]
     return Evaluation(
         data=Path(data),
@@ -378,7 +382,9 @@ def _score(
         # LPIPS sees far around a pixel. What flow does not know is equal in both pictures, and may lie
         # anywhere: it needs no rectangle, but must not count either, or a result that is wrong is praised.
         around = mask if evaluation.options["protocol"] != "aligned" else torch.from_numpy(valid)[None, None]
-        lpips = evaluation.lpips(image / 255, reference / 255, valid=around, counts=mask).item()
+        on = next(evaluation.lpips.buffers()).device
+        pictures = ((levels / 255).to(on) for levels in (image, reference))
+        lpips = evaluation.lpips(*pictures, valid=around.to(on), counts=mask.to(on)).item()
     return Score(
         pair=pair.name,
         sequence=pair.sequence,

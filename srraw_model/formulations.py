@@ -18,7 +18,7 @@ STRIP_ELEMENTS = 4_000_000  # of the matrix that are held at a time
 BANDWIDTH = 0.5  # h of both
 CONTEXTUAL_LEAST = 1e-5  # added to the least distance, by Mechrez et al.
 RELEASED_LEAST = 1e-3  # and by the released code
-RELEASED_EXTENT = 255.0  # of its coordinates, and of its pixels
+RELEASED_EXTENT = 255.0  # of its coordinates, and of the pixels that it compares by L2
 
 # Of some rows' features (K, C) and places (K, 2), their similarities to all columns (K, columns).
 Similarities = Callable[[Tensor, Tensor], Tensor]
@@ -59,17 +59,23 @@ def contextual_loss(
 def released_loss(
     source: Tensor, target: Tensor, *, weight_spatial: float = 0.5, distance: str = "cosine"
 ) -> Tensor:
-    """What the code published with the paper computes, but of all positions where it samples some.
+    """By the formula of the code published with the paper, but of whole maps.
 
-    For predictions i and targets j, features centred by the mean of the predictions, h = 0.5 and e = 1e-3:
+    Zhang, Chen, Ng, Koltun, CX/CSFlow.py of github.com/ceciliavision/zoom-learn-zoom. For predictions i and
+    targets j, features centred by the mean of the predictions, h = 0.5 and e = 1e-3:
 
         d_ji = (1 - cos(q_j, p_i)) / 2, or |255 (q_j - p_i)|^2 with distance="l2"
         c_ji = r_ji / sum over k of r_jk, r_ji = exp((1 - d_ji / (min over k of d_jk + e)) / h)
-        s_ji likewise of squared distances between coordinates that run from 0 to 255
+        s_ji likewise of squared distances between coordinates (255 row / H, 255 column / W)
         loss = -log(mean over i of max over j of (1 - w) c_ji + w s_ji), averaged over the batch
 
     The least distance between coordinates is 0, so that s_ji is the identity where the maps are of one size:
     from w = 0.5 every prediction's best match is the target in its own place, whatever that shows.
+
+    Left out is what that code does before (CX/CX_helper.py): it cuts maps into quarters, draws 63 x 63
+    positions of a quarter that has more, and takes the number of a draw for its place. It also centres by the
+    mean over the batch, here every element has its own. At its commit 33e2dcd coordinates lack the factor
+    255: there s of 63 x 63 positions is no identity, but 0.16 in the own place and 0.10 beside it.
 
     Args and errors as cobi.contextual_bilateral_loss; weight_spatial is w, from 0 to 1.
     """
@@ -135,9 +141,9 @@ def _all_features(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _coordinates(grid: PatchGrid) -> Tensor:
-    """(N, 2), each from 0 to 255 over the map."""
+    """(N, 2), from 0 on over the map, to less than 255."""
     row, column = (
-        torch.linspace(0, RELEASED_EXTENT, length, dtype=torch.float64, device=grid.pixels.device)
+        torch.arange(length, dtype=torch.float64, device=grid.pixels.device) * (RELEASED_EXTENT / length)
         for length in (grid.rows, grid.columns)
     )
     return torch.stack(torch.meshgrid(row, column, indexing="ij"), dim=2).view(-1, 2)

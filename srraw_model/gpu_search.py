@@ -106,27 +106,19 @@ class Rounded(NamedTuple):
 def search_maps(problem: Problem) -> Chosen:
     """What every source position of a feature map chooses."""
     maps = [_as_rows(grid) for grid in (problem.source, problem.target)]
-    longest = _longest(problem, maps)
-    if not (problem.weight_spatial < GREATEST and longest < GREATEST):
+    longest = _longest(problem, maps) if _length_matters(problem, maps) else None
+    if problem.weight_spatial >= GREATEST or (longest is not None and not longest < GREATEST):
         return search_by_tiles(problem)
-    channels, device = len(problem.mean), problem.mean.device
-    width, step = _width_and_step(channels)
+    device = problem.mean.device
+    width, step = _width_and_step(len(problem.mean))
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     group_sides = GROUP_SIDES if width <= NARROW else GROUP_SIDES_WIDE
     group = math.prod(group_sides)
     orders = [
-        (problem.source.rows, problem.source.columns, group_sides, BLOCK_SIDES, group, device),
-        (problem.target.rows, problem.target.columns, TILE_SIDES, BLOCK_SIDES, 2 * BLOCK, device),
+        (problem.source.rows, problem.source.columns, group_sides, BLOCK_SIDES, group, device, stream),
+        (problem.target.rows, problem.target.columns, TILE_SIDES, BLOCK_SIDES, 2 * BLOCK, device, stream),
     ]
-    scale = torch.where(longest > SHORTEST, 1 / longest, 1.0)
-    scalars = torch.stack(
-        [
-            problem.no_length,
-            scale,
-            1 / (scale * math.sqrt(channels)),
-            torch.full_like(longest, problem.weight_spatial),
-            torch.full_like(longest, (channels + 32) * SUM_ROUNDOFF),
-        ]
-    )
+    scalars = _scalars(problem, longest)
     with torch.cuda.device_of(scalars):
         source, target = (
             _rounded(problem, pixels, _layout(*order), scalars, width)
@@ -165,10 +157,11 @@ def _search_groups(
     factors, scale, size = source.factors[of_strip], source.scale[of_strip], source.size[:, of_strip]
     index, position = source.layout.index[of_strip], source.layout.position[:, of_strip]
     block_size = target.size[:2].view(2, -1, BLOCK).amax(dim=2)
-    best = torch.empty(groups * group, 2 * tiles, device=factors.device)
+    best = torch.empty(groups * group, 2 * tiles, dtype=torch.float32, device=factors.device)
     near = min(NEAR, tiles)
     counts = torch.full((groups,), near, dtype=torch.int32, device=factors.device)
     is_l2 = problem.distance == "l2"
+    options = scan_options(width, group, is_l2, _capability(factors.device))
 
     def scan(begin: int, end: int) -> None:
         gpu_kernels.scan[(groups, -(-(end - begin) // SPAN))](
@@ -186,7 +179,7 @@ def _search_groups(
             GROUP=group,
             BLOCK=BLOCK,
             IS_L2=is_l2,
-            num_warps=max(4, group // 32),
+            **options,
         )
 
     scan(0, near)
@@ -255,10 +248,51 @@ def _as_rows(grid: PatchGrid) -> Tensor:
     return grid.pixels[:, :: grid.stride, :: grid.stride].reshape(len(grid.pixels), -1).contiguous()
 
 
+def _length_matters(problem: Problem, maps: list[Tensor]) -> bool:
+    """Whether features could be too long: to ask how long they are keeps the GPU waiting.
+
+    Those of the cosine are brought to length 1 in float64, which holds the square of any float32.
+    """
+    return problem.distance == "l2" or any(values.dtype == torch.float64 for values in maps)
+
+
 def _longest(problem: Problem, maps: list[Tensor]) -> Tensor:
     """At least the length of every centred feature of both maps, () float64."""
     extremes = torch.stack([torch.stack(values.aminmax(dim=1)) for values in maps]).double()
     return (extremes - problem.target.origin - problem.mean).abs().amax(dim=(0, 1)).square().sum().sqrt()
+
+
+def _scalars(problem: Problem, longest: Tensor | None) -> Tensor:
+    """As gpu_kernels.py takes them; `longest` may be None where the distance is the cosine's."""
+    channels, length = len(problem.mean), problem.no_length
+    if problem.distance == "cosine":
+        scale = unit = torch.ones_like(length)  # it takes neither
+    else:
+        scale = torch.where(longest > SHORTEST, 1 / longest, 1.0)
+        unit = 1 / (scale * math.sqrt(channels))
+    weight = torch.full_like(length, problem.weight_spatial)
+    return torch.stack([length, scale, unit, weight, torch.full_like(length, (channels + 32) * SUM_ROUNDOFF)])
+
+
+def scan_options(width: int, group: int, is_l2: bool, capability: tuple[int, int]) -> dict[str, int]:
+    """How Triton is to compile `scan` for this width of the features, size of the groups, and GPU."""
+    options = {"num_warps": max(4, group // 32)}
+    if width <= NARROW:
+        # Where a tile lies is loaded just before the tile, and each of these loads takes its share of the
+        # stages: with Triton's three no tile is under way while another one is multiplied. Wider features
+        # would need more shared memory for five than a card of every kind can spare.
+        options["num_stages"] = 5
+        if is_l2 and width == NARROW and capability[0] == 9:
+            # A multiprocessor has not enough of the 140 to 146 that it takes otherwise for a second program.
+            # Next to nothing is spilled for that here; with other widths and on other cards more is.
+            options["maxnreg"] = 128
+    return options
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    """Of a GPU; 0, 0 of the CPU, on which Triton interprets."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
 def _width_and_step(channels: int) -> tuple[int, int]:
@@ -275,7 +309,7 @@ def _rounded(problem: Problem, pixels: Tensor, layout: Layout, scalars: Tensor, 
     rows, device = len(layout.index), pixels.device
     factors = torch.empty(rows, width, dtype=torch.float16, device=device)
     scale = torch.empty(rows, dtype=torch.float64, device=device)
-    size = torch.empty(3, rows, device=device)
+    size = torch.empty(3, rows, dtype=torch.float32, device=device)
     gpu_kernels.round_features[(rows // ROWS,)](
         pixels,
         pixels.shape[1],
@@ -296,7 +330,8 @@ def _rounded(problem: Problem, pixels: Tensor, layout: Layout, scalars: Tensor, 
     return Rounded(pixels, layout, factors, scale, size)
 
 
-# The following depend on the maps' sizes alone, and a training run has few of these.
+# The following depend on the maps' sizes alone, and a training run has few of these. They are kept for each
+# stream: what was put on another one may not be there yet.
 
 
 @lru_cache(maxsize=8)
@@ -307,8 +342,12 @@ def _layout(
     inner: tuple[int, int],
     multiple: int,
     device: torch.device,
+    stream: int,
 ) -> Layout:
-    """The layout of a grid, its length a multiple of `multiple`; outer, inner: as in `compact_order`."""
+    """The layout of a grid, its length a multiple of `multiple`; outer, inner: as in `compact_order`.
+
+    stream: the device's current one, by which layouts are told apart.
+    """
     grid = PatchGrid(torch.empty(0, rows, columns), torch.empty(0), patch=1, stride=1)
     index = compact_order(grid, outer, inner)
     index = torch.cat([index, index[-1:].expand(-len(index) % multiple)])

@@ -21,18 +21,11 @@ LEAST, EXAMPLE = 8, (24, 40)  # side of the input, least and as the exporter see
 PACKED = "1 x 4 x height/2 x width/2: the mosaic from red on, 2 x 2 pixels to (R, G beside R, G beside B, B)"
 
 
-def export_onnx(checkpoint: Checkpoint, out: Path) -> dict[str, str]:
-    """Write a network as ONNX: one input, `input`, and one output, `output`, of any height and width.
-
-    Our raw networks take a packed mosaic, black 0 and white 1, and put out linear camera RGB without white
-    balance. Syn-raw takes and puts out white-balanced values on the sRGB curve. A network of pictures takes
-    and puts out sRGB in [0, 1]; Ours-png needs even sides.
-
-    Returns:
-        What the file says of itself in its metadata: zoom, what goes in and comes out, label, steps.
+def check_onnx(out: Path) -> None:
+    """Check all that can be said of an export before the network is there.
 
     Raises:
-        UserError: the packages are not installed, or the file cannot be written.
+        UserError: the name is no ONNX file's, its folder does not exist, or a package is not installed.
     """
     out = Path(out)
     if out.suffix.lower() != ".onnx":
@@ -48,14 +41,35 @@ def export_onnx(checkpoint: Checkpoint, out: Path) -> dict[str, str]:
             wrong_use=True,
         ) from error
 
-    network = checkpoint.make_network()
-    says = {
+
+def onnx_metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    """What a network's ONNX file says of itself: zoom, what goes in and comes out, label, steps."""
+    return {
         "zoom": str(checkpoint.zoom),
         "label": checkpoint.label,
         "steps": str(checkpoint.step),
         "created_by": f"srraw {__version__}",
-        **_conventions(network),
+        **_conventions(checkpoint.make_network()),
     }
+
+
+def export_onnx(checkpoint: Checkpoint, out: Path) -> dict[str, str]:
+    """Write a network as ONNX: one input, `input`, and one output, `output`, of any height and width.
+
+    Our raw networks take a packed mosaic, black 0 and white 1, and put out linear camera RGB without white
+    balance. Syn-raw takes and puts out white-balanced values on the sRGB curve. A network of pictures takes
+    and puts out sRGB in [0, 1]; Ours-png needs even sides.
+
+    Returns:
+        What the file says of itself in its metadata: `onnx_metadata`.
+
+    Raises:
+        UserError: as `check_onnx`, or the file cannot be written.
+    """
+    out = Path(out)
+    check_onnx(out)
+    says = onnx_metadata(checkpoint)
+    network = checkpoint.make_network()
     body = network.body if isinstance(network, EncodedNetwork) else network
     channels, unit = (
         (3 if isinstance(network, Baseline) else 4),

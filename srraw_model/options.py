@@ -134,7 +134,7 @@ class TrainingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run is done here. Not stored: a run may be resumed with others."""
+    """How a run is done here: one that is resumed is told them anew, or has them again if they are KEPT."""
 
     vgg_weights: Path | None = field(
         default=None, metadata=_about(Path, "VGG-19 weights; without them CoBi_RGB alone.")
@@ -167,6 +167,8 @@ class RunOptions:
 
 OPTION_FIELDS = {f.name: f for f in (*fields(TrainingOptions), *fields(RunOptions)) if f.metadata}
 DECIDING = tuple(f.name for f in fields(TrainingOptions) if f.metadata)
+# Of RunOptions, what the checkpoint stores too: the others belong to the computer, or to the run's beginning.
+KEPT = ("save_every", "validation_crops", "tensorboard")
 
 # What every preset begins with. l1_share stands for l1_steps: a share of the steps.
 COMMON = {
@@ -250,9 +252,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# What a fine-tuned network takes over besides the preset.
-INHERITED = ("zoom", "variant", "baseline", "pairs", "loss", "network", "blocks", "channels", "wide")
-INHERITED += ("on_demosaic",)
+# What a fine-tuned network takes over besides the preset: what it is, what it is shown, what it minimises.
+INHERITED = ("zoom", "variant", "baseline", "pairs", "network", "blocks", "channels", "wide", "on_demosaic")
+INHERITED += ("crop", "batch", "loss", "rgb_distance", "weight_spatial", "lambda_vgg", "patch_stride")
+INHERITED += ("both_ways", "leave_out")
 
 OF_OURS = {"network": None, "blocks": None, "channels": None, "wide": None, "loss": None}
 
@@ -262,7 +265,8 @@ def new_options(given: Mapping[str, Any], *, fine_tuned: Mapping[str, Any] | Non
 
     Args:
         given: by the names of TrainingOptions.
-        fine_tuned: the options of the checkpoint whose weights are taken: its network is the default.
+        fine_tuned: the options of the checkpoint whose weights are taken: its network, crops and loss are the
+            default, and no steps of L1, which these weights are past.
 
     Raises:
         UserError: there is no such preset, or a value that no run can have.
@@ -275,6 +279,7 @@ def new_options(given: Mapping[str, Any], *, fine_tuned: Mapping[str, Any] | Non
     if fine_tuned is not None:
         values |= {name: fine_tuned[name] for name in INHERITED}
         values |= {"steps": FINE_TUNE_STEPS, "learning_rate": FINE_TUNE_RATE * values["learning_rate"]}
+        values["l1_steps"] = 0
     baseline = given.get("baseline", values["baseline"])
     if baseline is not None:
         if fine_tuned is None:

@@ -11,14 +11,14 @@ import torch
 
 from srraw_model.baselines import Baseline
 from srraw_model.network import PaperNetwork, SmallNetwork, upsampled
-from srraw_model.tiling import apply_in_tiles
+from srraw_model.tiling import apply_in_tiles, enlarge_in_tiles
 from srraw_model.variants import balanced_for
 from srraw_tools.raw import render_srgb, to_uint8
 from srraw_tools.shards import Pair, PairData, render_target
 
 Picture = npt.NDArray[np.uint8]
 
-TILE, MARGIN = 256, 32  # pixels of the low shot, of a baseline's tiles and around them
+TILE = 256  # pixels of the low shot, of a baseline's tiles
 
 
 def bicubic_picture(pair: Pair, data: PairData) -> Picture:
@@ -40,19 +40,11 @@ def output_picture(network: PaperNetwork | SmallNetwork, pair: Pair, data: PairD
 
 
 def baseline_picture(network: Baseline, data: PairData) -> Picture:
-    """What a baseline makes of the low shot's rendering, in tiles with a margin of what lies around them."""
+    """What a baseline makes of the low shot's rendering, in tiles that show what the whole would."""
     height, width = data.rgb.shape[:2]
-    zoom = network.zoom
-    picture = np.empty((zoom * height, zoom * width, 3), np.uint8)
-    for y in range(0, height, TILE):
-        for x in range(0, width, TILE):
-            top, left = max(y - MARGIN, 0), max(x - MARGIN, 0)
-            seen = data.rgb[top : y + TILE + MARGIN, left : x + TILE + MARGIN].transpose(2, 0, 1)
-            with torch.inference_mode():
-                srgb = network(torch.from_numpy(seen.astype(np.float32) / 255)[None])[0]
-            enlarged = to_uint8(srgb.permute(1, 2, 0).numpy())[zoom * (y - top) :, zoom * (x - left) :]
-            part = picture[zoom * y : zoom * (y + TILE), zoom * x : zoom * (x + TILE)]
-            part[...] = enlarged[: part.shape[0], : part.shape[1]]
+    picture = np.empty((network.zoom * height, network.zoom * width, 3), np.uint8)
+    for place, srgb in enlarge_in_tiles(network, data.rgb, tile=TILE):
+        picture[place] = to_uint8(srgb.transpose(1, 2, 0))
     return picture
 
 

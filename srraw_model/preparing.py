@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from srraw_model.baselines import LapSRN
 from srraw_model.checkpoint import Checkpoint, load_checkpoint
 from srraw_model.dataset import Crops
 from srraw_model.device import chosen_device
@@ -22,6 +24,8 @@ from srraw_model.noise_models import read_noise
 from srraw_model.objectives import Objective, needs_deep_features, objectives_of
 from srraw_model.options import (
     ADVERSARIAL,
+    BASELINES,
+    KEPT,
     MAX_WORKERS,
     RunOptions,
     TrainingOptions,
@@ -36,6 +40,7 @@ from srraw_model.validation import validation_crops
 from srraw_model.variants import for_use, make_trained
 from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of
+from srraw_tools.terminal import counted
 
 CHECKPOINT_FILE = "model.pt"
 
@@ -80,12 +85,15 @@ class Training:
     @property
     def label(self) -> str:
         """The run's name in tables, with the losses that it has minimised so far."""
-        first, main = (objective.name for objective in self.objectives)
-        losses = main if self.options.l1_steps == 0 or first == main else f"{first}, then {main}"
-        if self.step <= self.options.l1_steps:
-            losses = first if self.step else "before the first step"
+        losses = ", then ".join(self.losses(self.step)) or "before the first step"
         fine_tuned = ", fine-tuned" if self.options.fine_tuned_from else ""
         return f"{self.options.system}{fine_tuned}: {losses}"
+
+    def losses(self, steps: int) -> dict[str, int]:
+        """What the first `steps` minimise: the losses' names, in order, and the steps of each."""
+        first, main = (objective.name for objective in self.objectives)
+        of_first = 0 if first == main else min(steps, self.options.l1_steps)
+        return {name: count for name, count in ((first, of_first), (main, steps - of_first)) if count}
 
     @property
     def parameters(self) -> int:
@@ -109,7 +117,8 @@ def prepare_training(
         out: folder of the run.
         config: a TOML file of options.
         resume: go on from the checkpoint in `out` with the options that the run began with; only the number
-            of steps may be another one. On the CPU this ends in the same weights as without the interruption.
+            of steps, and how the run is done, may be another one. On the CPU this ends in the same weights as
+            without the interruption.
         overwrite: replace a run that is in `out`.
         asked: options by the names of the fields of TrainingOptions and RunOptions, which say what they mean;
             they go before those in `config`, and what neither tells is the preset's.
@@ -118,23 +127,26 @@ def prepare_training(
         UserError: nothing to train on, a run there already or none to resume, or options that don't fit.
     """
     asked = (read_config(config) if config else {}) | checked_names(asked, "the options")
-    run = RunOptions(**{f.name: asked.pop(f.name) for f in fields(RunOptions) if f.name in asked})
-    _check_run(run)
     before = _previous(Path(out), asked.get("zoom"), resume, overwrite)
+    stored, kept = _options_of(before, Path(out) / CHECKPOINT_FILE) if before else (None, {})
+    run = RunOptions(**kept | {f.name: asked.pop(f.name) for f in fields(RunOptions) if f.name in asked})
+    _check_run(run)
     begun = load_checkpoint(run.fine_tune) if run.fine_tune and not before else None
     vgg_weights = download_vgg19() if run.download_vgg else run.vgg_weights
-    known = {
+    hashed = {
         "vgg_sha256": sha256_of(vgg_weights) if vgg_weights and vgg_weights.is_file() else None,
         "fine_tuned_from": sha256_of(run.fine_tune) if run.fine_tune else None,
         "noise_models": read_noise(run.noise) if run.noise else None,
     }
-    asked |= {name: value for name, value in known.items() if value is not None}
+    asked |= {name: value for name, value in hashed.items() if value is not None}
     if vgg_weights and not vgg_weights.is_file():
         load_vgg19(vgg_weights)  # says what is wrong with it
-    if before:
-        options = _resumed_options(before, asked, Path(out))
+    if stored:
+        options = _resumed_options(stored, asked, Path(out))
+    elif begun:
+        options = _fine_tuned_options(begun, asked, run.fine_tune)
     else:
-        options = new_options(asked, fine_tuned=_options_of(begun, run.fine_tune) if begun else None)
+        options = new_options(asked)
 
     on = chosen_device(local_device(run.device))
     if options.precision == "bf16" and on.type == "cpu":
@@ -170,10 +182,13 @@ def prepare_training(
         network = network.to(memory_format=torch.channels_last)
     mean = copy.deepcopy(network).requires_grad_(False) if options.ema else None
     if run.compile:
-        network.compile()
-    validation = validation_crops(
-        data, zoom=options.zoom, crop=options.crop, network=for_use(network, options.sizes)
-    )
+        _compile(network)
+    validation, validation_note = None, ""
+    if run.validation_crops:
+        validation, validation_note = validation_crops(
+            data, zoom=options.zoom, crop=options.crop, network=for_use(network, options.sizes)
+        )
+    notes = (crops.note, validation_note, *_notes_on_loss(options, objectives[1]), _note_on_workers(run))
     training = Training(
         options=options,
         run=run,
@@ -187,8 +202,8 @@ def prepare_training(
         judge=judge,
         judge_optimiser=_optimiser(judge, options) if judge else None,
         objectives=objectives,
-        validation=validation if run.validation_crops else None,
-        notes=(*crops.reader.problems, *_notes(options, objectives[1], validation)),
+        validation=validation,
+        notes=(*crops.reader.problems, *filter(None, notes)),
     )
     if before:
         _go_on_from(training, before)
@@ -228,22 +243,37 @@ def _previous(out: Path, zoom: int | None, resume: bool, overwrite: bool) -> Che
     return None
 
 
-def _options_of(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
-    """The options that a checkpoint's run began with."""
+def _options_of(checkpoint: Checkpoint, path: Path) -> tuple[TrainingOptions, dict[str, Any]]:
+    """The options that a checkpoint's run began with, and those of how it was done that are KEPT."""
     try:
-        options = TrainingOptions(**checkpoint.options)
+        stored = dict(checkpoint.options)
+        kept = checked_names({name: stored.pop(name) for name in KEPT if name in stored}, str(path))
+        options = TrainingOptions(**stored)
         check_options(options)
-    except (TypeError, UserError) as error:
+    except (TypeError, ValueError, UserError) as error:
         raise UserError(
             f"{path} does not say how its run began, and cannot be gone on from.",
             "Give a model.pt that srraw-train wrote.",
         ) from error
-    return asdict(options)
+    return options, kept
 
 
-def _resumed_options(before: Checkpoint, asked: dict[str, Any], out: Path) -> TrainingOptions:
+def _fine_tuned_options(begun: Checkpoint, asked: dict[str, Any], path: Path) -> TrainingOptions:
+    """The options of a run that begins with the weights of another; what is asked for must suit these."""
+    began, _ = _options_of(begun, path)
+    baseline = asked.get("baseline", began.baseline)
+    if baseline in BASELINES and baseline != began.baseline:
+        theirs = BASELINES[began.baseline] if began.baseline else began.system
+        raise UserError(
+            f"{path} is of {theirs}, not of {BASELINES[baseline]}.",
+            "Leave --baseline out: a fine-tuned network is the one that it begins with.",
+            wrong_use=True,
+        )
+    return new_options(asked, fine_tuned=asdict(began))
+
+
+def _resumed_options(options: TrainingOptions, asked: dict[str, Any], out: Path) -> TrainingOptions:
     """The options that a run began with, but for its number of steps; what is asked for must agree."""
-    options = TrainingOptions(**_options_of(before, out / CHECKPOINT_FILE))
     if options.vgg_sha256 and "vgg_sha256" not in asked:
         raise UserError(
             f"The run in {out} began with VGG-19 weights.",
@@ -286,11 +316,19 @@ def _optimiser(network: nn.Module, options: TrainingOptions) -> torch.optim.Opti
     )
 
 
-def _notes(options: TrainingOptions, objective: Objective, validation: Crops | None) -> tuple[str, ...]:
-    notes = [] if validation else ["The split val holds no pair for validation: only the loss is logged."]
-    loss = objective.loss
-    if not isinstance(loss, CoBiLoss):
-        return tuple(notes)
+def _compile(network: nn.Module) -> None:
+    """Compile what a training step calls (`train._outputs`): of LapSRN that is its pyramid."""
+    if isinstance(network, LapSRN):
+        network.pyramid = torch.compile(network.pyramid)
+    else:
+        network.compile()
+
+
+def _notes_on_loss(options: TrainingOptions, objective: Objective) -> tuple[str, ...]:
+    """What is worth knowing of the loss after L1, if there is an after."""
+    loss, notes = objective.loss, []
+    if not isinstance(loss, CoBiLoss) or options.l1_steps >= options.steps:
+        return ()
     if loss.features is not None:
         compared = [name for name in loss.features.taps.values() if name not in loss.leave_out]
         notes.append(f"{objective.short}_VGG compares {', '.join(compared)}.")
@@ -306,6 +344,14 @@ def _notes(options: TrainingOptions, objective: Objective, validation: Crops | N
         # Trained so, a demo ended in a white picture of 8.9 dB: a patch's angle says nothing of its contrast.
         notes.append("CoBi_RGB by cosine alone does not see contrast: consider --rgb-distance l2.")
     return tuple(notes)
+
+
+def _note_on_workers(run: RunOptions) -> str:
+    """Nothing, or that there are fewer cores than processes that read."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if not cores or run.workers <= cores:
+        return ""
+    return f"{run.workers} processes that read crops share {counted(cores, 'core')}: fewer may be faster."
 
 
 def _go_on_from(training: Training, before: Checkpoint) -> None:
@@ -337,6 +383,25 @@ def _go_on_from(training: Training, before: Checkpoint) -> None:
             "Start a new run with another --out.",
         ) from error
     training.step = before.step
+
+
+def plan_record(training: Training) -> dict[str, Any]:
+    """What will be trained, on what, how, and where it goes, as JSON keeps it."""
+    run = asdict(training.run)
+    return {
+        "data": str(training.data.path),
+        "pairs": [pair.name for pair in training.data.pairs],
+        "system": training.options.system,
+        "parameters": training.parameters,
+        "losses": training.losses(training.options.steps),
+        "step": training.step,
+        "device": str(training.device),
+        "processes": training.ranks.count,
+        "options": asdict(training.options),
+        "run": {name: str(value) if isinstance(value, Path) else value for name, value in run.items()},
+        "notes": list(training.notes),
+        "out": str(training.out),
+    }
 
 
 def identity_of(crops: Crops) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def summary_writer() -> type:
     except ImportError as error:
         raise UserError(
             "TensorBoard is not installed, and --tensorboard was asked for.",
-            "Install it with pip install 'srraw[tensorboard]', or read log.jsonl.",
+            "Install it with pip install 'srraw[tensorboard]', or give --no-tensorboard and read log.jsonl.",
             wrong_use=True,
         ) from error
     return SummaryWriter

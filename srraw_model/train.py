@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import signal
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -28,7 +29,7 @@ from srraw_model.clock import Clock
 from srraw_model.dataset import Sample, crop_numbers
 from srraw_model.discriminator import discriminator_loss
 from srraw_model.losses import render_srgb
-from srraw_model.options import TrainingOptions, learning_rate_at
+from srraw_model.options import KEPT, TrainingOptions, learning_rate_at
 from srraw_model.preparing import CHECKPOINT_FILE, Training, identity_of, prepare_training
 from srraw_model.run_log import StepRecord, begin_log, writing_log
 from srraw_model.validation import validation_psnr, write_sample
@@ -60,23 +61,13 @@ def train(training: Training) -> Iterator[StepRecord]:
     options, run, ranks = training.options, training.run, training.ranks
     _begin_folder(training)
     training.network.train()
-    first, last = training.step * options.batch, options.steps * options.batch
-    batches = DataLoader(
-        training.data,
-        batch_size=options.batch // (ranks.count * options.accumulate),
-        sampler=crop_numbers(first, last, rank=ranks.rank, ranks=ranks.count),
-        num_workers=run.workers,
-        worker_init_fn=_leave_signals_to_the_run,
-        pin_memory=training.device.type == "cuda",
-        generator=torch.Generator(),  # so that torch's own random state stays as it was
-    )
     started = time.perf_counter()
     logging = nullcontext(lambda _record: None)
     if ranks.first:
         logging = writing_log(training.out, begun_at=training.step, tensorboard=run.tensorboard)
     with logging as log:
         try:
-            parts = iter(batches)
+            parts = _parts_of_batches(training)
             while training.step < options.steps:
                 record = _step(training, islice(parts, options.accumulate), started)
                 saves = record.step % run.save_every == 0 or record.step == options.steps
@@ -95,6 +86,26 @@ def train(training: Training) -> Iterator[StepRecord]:
         except GeneratorExit:
             _save(training)
             raise
+
+
+def _parts_of_batches(training: Training) -> Iterator[Sample]:
+    """The crops of this process from the run's step on, as many at a time as it works on together."""
+    options, ranks = training.options, training.ranks
+    first, last = training.step * options.batch, options.steps * options.batch
+    with warnings.catch_warnings():
+        # Of more workers than cores, twice in raw Python; the run's notes have said it.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        return iter(
+            DataLoader(
+                training.data,
+                batch_size=options.batch // (ranks.count * options.accumulate),
+                sampler=crop_numbers(first, last, rank=ranks.rank, ranks=ranks.count),
+                num_workers=training.run.workers,
+                worker_init_fn=_leave_signals_to_the_run,
+                pin_memory=training.device.type == "cuda",
+                generator=torch.Generator(),  # so that torch's own random state stays as it was
+            )
+        )
 
 
 def _leave_signals_to_the_run(_worker: int) -> None:
@@ -228,7 +239,7 @@ def _begin_folder(training: Training) -> None:
             _save(training)
         begin_log(out, training.step)
         for picture in (out / SAMPLES_FOLDER).glob("[0-9]*.png"):
-            if int(picture.stem) > training.step:
+            if picture.stem.isdecimal() and int(picture.stem) > training.step:
                 picture.unlink()
     except OSError as error:
         raise UserError(f"Cannot write into {out}: {error.strerror}.", "Give another --out.") from error
@@ -249,7 +260,7 @@ def _save(training: Training) -> None:
         network=training.options.sizes,
         weights=weights,
         step=training.step,
-        options=asdict(training.options),
+        options=asdict(training.options) | {name: getattr(training.run, name) for name in KEPT},
         trained_on=identity_of(training.data),
         state=state,
     )

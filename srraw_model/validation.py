@@ -32,13 +32,17 @@ SEED = 0  # of the crops: the same whatever the run's
 SAMPLES, SAMPLE_SIDE_PX = 3, 64  # pairs shown, mosaic pixels of each
 
 
-def validation_crops(path: Path, *, zoom: int, crop: int, network: nn.Module) -> Crops | None:
-    """Crops of the split "val" as the network is given them in use; None where there are none."""
+def validation_crops(path: Path, *, zoom: int, crop: int, network: nn.Module) -> tuple[Crops | None, str]:
+    """Crops of the split "val" as the network is given them in use, and which pairs these leave out.
+
+    Where there are none: None, and why.
+    """
     source = "png" if isinstance(network, Baseline) else "raw"
     try:
-        return Crops(path, zoom=zoom, split="val", crop=crop, seed=SEED, source=source)
-    except UserError:
-        return None
+        crops = Crops(path, zoom=zoom, split="val", crop=crop, seed=SEED, source=source)
+    except UserError as error:
+        return None, f"{error.message.removesuffix('.')}: only the loss is logged."
+    return crops, crops.note
 
 
 @torch.inference_mode()

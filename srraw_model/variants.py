@@ -30,9 +30,18 @@ class PngNetwork(Baseline):
     def forward(self, srgb: Tensor) -> Tensor:
         """(B, 3, h, w) -> (B, 3, N h, N w); an odd side is continued by a repeated pixel, and cut again."""
         height, width = srgb.shape[-2:]
+        return self.body(self.packed(srgb))[..., : self.zoom * height, : self.zoom * width]
+
+    def packed(self, srgb: Tensor) -> Tensor:
+        """(B, 3, h, w) -> (B, 12, (h + 1) // 2, (w + 1) // 2), what the body takes."""
+        height, width = srgb.shape[-2:]
         even = functional.pad(srgb, (0, width % 2, 0, height % 2), mode="replicate")
-        output = self.body(functional.pixel_unshuffle(even, 2))
-        return output[..., : self.zoom * height, : self.zoom * width]
+        return functional.pixel_unshuffle(even, 2)
+
+    @property
+    def reach(self) -> int:
+        """The body's, in whole squares of 2 x 2 pixels, of which the pixel's own is one."""
+        return 2 * (self.body.features_reach + self.body.output_reach + 1)
 
 
 class EncodedNetwork(nn.Module):

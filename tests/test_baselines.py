@@ -19,6 +19,7 @@ from srraw_model.baselines import (
 from srraw_model.metrics import psnr
 from srraw_model.network import upsampled
 from srraw_model.public_weights import LOADERS, load_esrgan, load_lapsrn, load_srgan
+from srraw_model.variants import make_trained
 from srraw_tools.errors import UserError
 
 
@@ -46,6 +47,54 @@ def test_they_have_the_sizes_that_are_published():
 def test_they_enlarge_by_their_zoom(network):
     srgb = torch.rand(2, 3, 9, 12, generator=torch.Generator().manual_seed(0))
     assert network.eval()(srgb).shape == (2, 3, 9 * network.zoom, 12 * network.zoom)
+
+
+def seen_by(network, *, side):
+    """How far an input pixel, even or odd, reaches at most.
+
+    What is not a number spreads over all that is computed of it. In doubles torch takes no fast algorithm
+    that would spread it farther.
+    """
+    network = network.double().eval()
+    reaches = []
+    for at in (side // 2, side // 2 + 1):
+        srgb = torch.full((1, 3, side, side), 0.5, dtype=torch.double)
+        srgb[..., at, at] = torch.nan
+        # With gradients ours deconvolves by torch's own, which sums no zeros.
+        reached = network(srgb).isnan().any(dim=1)[0].unflatten(0, (side, network.zoom)).any(dim=1)
+        rows = reached.any(dim=1).nonzero().ravel()
+        assert 0 not in rows, "the picture is too small for the network"
+        reaches += [at - rows.min().item(), rows.max().item() - at]
+    return max(reaches)
+
+
+@pytest.mark.parametrize(
+    ("network", "slack"),
+    [
+        *((ResNetGenerator(zoom, blocks=blocks, channels=2), 0) for zoom in (2, 4, 8) for blocks in (1, 3)),
+        *((RRDBNet(blocks=blocks, channels=2, growth=1), 0) for blocks in (1, 2)),
+        *((LapSRN(zoom, depth=depth, channels=2), 0) for zoom in (2, 4, 8) for depth in (1, 4)),
+        *((JohnsonNet(zoom, channels=2, blocks=2), 0) for zoom in (2, 4, 8)),
+        (ThenBicubic(LapSRN(2, depth=2, channels=2), 8), 1),
+        (ThenBicubic(ResNetGenerator(4, blocks=1, channels=2), 8), 1),
+        *(
+            (make_trained("paper", zoom, "png", blocks=blocks, channels=2, wide=2, on_demosaic=True), 2)
+            for zoom in (2, 4, 8)
+            for blocks in (1, 4)
+        ),
+        # The mean that its output sees lies closer than what its features do, and both count.
+        *((make_trained("small", zoom, "png", blocks=1, channels=2), 12) for zoom in (2, 4)),
+    ],
+)
+def test_they_see_as_far_as_they_say(network, slack):
+    seen = seen_by(network, side=2 * network.reach + 12)
+    assert seen <= network.reach <= seen + slack
+
+
+def test_the_papers_sizes_see_far():
+    paper = make_trained("paper", 4, "png", channels=2, wide=2)
+    assert (ResNetGenerator(4, channels=2).reach, LapSRN(4, channels=2).reach, paper.reach) == (40, 17, 100)
+    assert RRDBNet(channels=2, growth=1).reach == 349
 
 
 def test_a_zoom_that_there_is_not_is_refused():

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
+import struct
+import zipfile
+from unittest.mock import patch as replaced
 
 import pytest
 import torch
@@ -67,3 +71,40 @@ def test_what_is_no_checkpoint_of_ours_is_refused_in_a_sentence(tmp_path):
         assert caught.value.exit_code == 2
     with pytest.raises(UserError, match="trained for 4X, not for 8X"):
         load_checkpoint(good, zoom=8)
+
+
+@pytest.mark.parametrize("kept", [0.01, 0.43, 0.7, 0.999])
+def test_a_truncated_file_is_called_damaged_with_the_remedy(tmp_path, kept):
+    good = write_untrained(tmp_path / "model.pt").read_bytes()
+    torn = tmp_path / "torn.pt"
+    torn.write_bytes(good[: int(kept * len(good))])
+    with pytest.raises(UserError, match="damaged") as caught:
+        load_checkpoint(torn)
+    assert caught.value.hint.startswith("Give the model.pt")
+
+
+def test_bytes_that_have_changed_are_found_wherever_they_lie(tmp_path):
+    path = write_untrained(tmp_path / "model.pt")
+    good = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    for record in records:
+        name_and_extra = sum(struct.unpack_from("<HH", good, record.header_offset + 26))
+        at = record.header_offset + 30 + name_and_extra + record.file_size // 2
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        with pytest.raises(UserError, match="is damaged: its bytes") as caught:
+            load_checkpoint(path)
+        assert caught.value.hint
+    path.write_bytes(good)
+    load_checkpoint(path)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path):
+    path = write_untrained(tmp_path / "model.pt")
+    refused = PermissionError(errno.EACCES, "Permission denied")
+    with (
+        replaced("builtins.open", side_effect=refused),
+        pytest.raises(UserError, match=r"Cannot read .*model.pt: Permission denied\.") as caught,
+    ):
+        load_checkpoint(path)
+    assert caught.value.hint

@@ -152,12 +152,30 @@ def test_data_without_any_valid_crop_are_refused(tmp_path):
         Crops(tmp_path / "a.h5", zoom=4, crop=32)[0]
 
 
+@pytest.mark.parametrize(
+    ("crop", "says"),
+    [
+        (16, ""),
+        (32, "1 of 3 pairs of the split 'train' is not larger than a crop of 32 x 32"),
+        (48, "2 of 3 pairs of the split 'train' are not larger than a crop of 48 x 48"),
+    ],
+)
+def test_pairs_that_no_crop_fits_into_are_said_to_be_left_out(tmp_path, crop, says):
+    with shards.new_shard(tmp_path / "a.h5", OPTIONS) as add:
+        for number, size in enumerate([(64, 80), (48, 80), (32, 80)]):
+            add(*make_pair(f"{number + 1:05d}_4x_00006_00002", size=size))
+        add(*make_pair("00004_4x_00006_00002", size=(20, 20), split="test"))
+    crops = Crops(tmp_path / "a.h5", zoom=4, crop=crop)
+    assert crops.note == (f"{says} mosaic pixels, and left out." if says else "")
+    assert len(crops.pairs) == {16: 3, 32: 2, 48: 1}[crop]
+
+
 def test_what_is_missing_is_said_with_what_to_do(data, tmp_path):
     only_train = write_set(tmp_path / "train.h5", train=1, val=0, test=0, size=(40, 40))
     for arguments, says in (
         ({"path": data, "zoom": 8}, "holds no 8X pairs; it holds 4X"),
         ({"path": only_train, "zoom": 4, "split": "test"}, "--split-file"),
-        ({"path": data, "zoom": 4, "crop": 64}, "smaller --crop"),
+        ({"path": data, "zoom": 4, "crop": 64}, "of the split 'train' of .* smaller --crop"),
         ({"path": tmp_path / "nowhere.h5", "zoom": 4}, "does not exist"),
     ):
         with pytest.raises(UserError, match=says) as caught:

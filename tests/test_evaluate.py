@@ -158,7 +158,7 @@ def test_a_baseline_of_less_zoom_goes_on_by_bicubic_and_says_so(tmp_path, shared
 
 
 def test_a_baselines_tiles_agree_with_the_whole(data, shared_data):
-    """As far as a margin of 32 pixels holds all that a network sees: LapSRN's 17 or so."""
+    """LapSRN sees 17 pixels around its own."""
     network = load_lapsrn(shared_data / "weights/LapSRN_x4.mat")
     with shards.open(data) as reader:
         loaded = reader.read(reader.select(zoom=4, split="test")[0])
@@ -229,6 +229,7 @@ def test_what_cannot_be_evaluated_is_said(data, checkpoint, tmp_path):
         ({"models": [tmp_path / "none.pt"]}, "none.pt does not exist"),
         ({"models": [checkpoint], "lpips_linear": tmp_path}, "two files"),
         ({"models": [checkpoint, checkpoint]}, "named twice"),
+        ({"models": [checkpoint], "device": "cuda:7"}, "no device 'cuda:7' here"),
     ):
         with pytest.raises(UserError, match=says):
             prepare_evaluation(**{"data": data, **arguments})

@@ -48,6 +48,22 @@ def test_the_weights_are_taken_over_and_all_else_is_new(data, model, tmp_path):
     assert training.options.fine_tuned_from == sha256_of(model)
 
 
+def test_it_minimises_what_the_model_did_unless_told_otherwise(data, tmp_path):
+    """On crops of the same size, and without the L1 that these weights are past, whatever the preset has."""
+    network = {"preset": "small", "channels": 8, "blocks": 1, "wide": 8}
+    loss = {"rgb_distance": "cosine", "weight_spatial": 0.7, "lambda_vgg": 0.5, "patch_stride": 2}
+    loss |= {"both_ways": False, "leave_out": ("conv2_2",), "crop": 16, "batch": 2}
+    list(train(prepare_training(data, out=tmp_path / "run", steps=1, device="cpu", **network, **loss)))
+    model = tmp_path / "run/model.pt"
+    training = prepare_training(data, out=tmp_path / "fine", fine_tune=model)
+    assert {name: getattr(training.options, name) for name in loss} == loss
+    assert training.options.l1_steps == 0
+    assert training.losses(training.options.steps) == {"CoBi_RGB": FINE_TUNE_STEPS}
+    told = {"rgb_distance": "l2", "patch_stride": 4, "batch": 1, "l1_steps": 3}
+    options = prepare_training(data, out=tmp_path / "fine", fine_tune=model, **told).options
+    assert {name: getattr(options, name) for name in told} == told
+
+
 def test_a_fine_tuned_run_says_so_and_is_resumed_without_the_model(data, model, tmp_path):
     out = tmp_path / "run"
     steps = train(prepare_training(data, out=out, fine_tune=model, steps=4, **QUICK))
@@ -83,6 +99,21 @@ def test_another_network_is_named_in_a_sentence(data, model, tmp_path, options, 
     assert line.startswith(f"Error: {model} holds another network than is to be trained: ")
     assert says in line
     assert not out.exists()
+
+
+def test_another_baseline_is_named_by_what_the_model_is(data, model, tmp_path):
+    tiny = {"blocks": 1, "channels": 8, "crop": 16, "steps": 1, "device": "cpu"}
+    list(train(prepare_training(data, out=tmp_path / "run", baseline="srresnet", **tiny)))
+    for of, baseline, says in (
+        (model, "srresnet", "is of Ours, not of SRResNet."),
+        (tmp_path / "run/model.pt", "srgan", "is of SRResNet, not of SRGAN."),
+    ):
+        arguments = [data, "--fine-tune", of, "--baseline", baseline, "--out", tmp_path / "fine"]
+        result = CliRunner().invoke(cli.train, [str(argument) for argument in arguments])
+        assert result.exit_code == 2, result.output
+        assert result.output.startswith(f"Error: {of} {says} Leave --baseline out: ")
+    same = prepare_training(data, out=tmp_path / "fine", fine_tune=tmp_path / "run/model.pt")
+    assert same.options.baseline == "srresnet"
 
 
 def test_what_is_no_model_is_named(data, tmp_path):

@@ -59,11 +59,7 @@ def released_rows(source, target, weight, distance):
     p, q = (values.flatten(1).T for values in (source, target))
 
     def grid(height, width):
-        return [
-            (255 * y / max(height - 1, 1), 255 * x / max(width - 1, 1))
-            for y in range(height)
-            for x in range(width)
-        ]
+        return [(255 * y / height, 255 * x / width) for y in range(height) for x in range(width)]
 
     x, y = (grid(*values.shape[1:]) for values in (source, target))
     rows = []

@@ -13,13 +13,16 @@ import sys
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import MagicMock
 from unittest.mock import patch as replaced
 
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import srraw_model
 from srraw_model import gpu_search, matching, search
 from srraw_model.cobi import contextual_bilateral_loss, match
 
@@ -42,6 +45,18 @@ SMALL_TILES = {
     "ROWS": 16,
     "BOUNDS": 64,  # two groups at a time, or one
 }
+
+
+class Operations(TorchDispatchMode):
+    """The names of torch's operators that run within."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operator, types, arguments=(), options=None):
+        self.names.append(operator.name())
+        return operator(*arguments, **(options or {}))
 
 
 @contextmanager
@@ -301,6 +316,33 @@ def test_the_kernels_compile_for_cards_that_are_not_here(capability, tmp_path):
     assert done.stdout.split() == ["compiled"] * 8
 
 
+# Of shared memory that a multiprocessor has, one of them for each program that it holds.
+KILOBYTES = {80: 164, 86: 100, 89: 100, 90: 228}
+
+
+@needs_triton
+@pytest.mark.parametrize(("capability", "kilobytes"), KILOBYTES.items())
+def test_the_next_tile_is_under_way_while_one_is_multiplied(capability, kilobytes, tmp_path):
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE_SCAN, str(capability)],
+        cwd=root,
+        env=os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert len(lines) == 4
+    for _, shared, waits, registers in lines:
+        assert int(shared) <= (kilobytes - 1) * 1024
+        assert int(waits.split(",")[0]) > 0  # loads that may be unfinished where a tile is taken
+        if capability == 90:  # two programs
+            assert 2 * (int(shared) + 1024) <= kilobytes * 1024
+            assert registers == "-" or int(registers) <= 65536 // (2 * 256)
+
+
 COMPILE = """
 import sys
 import triton
@@ -329,8 +371,81 @@ for name, step in STEPS.items():
         print("compiled")
 """
 
+COMPILE_SCAN = """
+import re
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from srraw_model import gpu_kernels, gpu_search
+
+capability = int(sys.argv[1])
+POINTERS = {"source": "*fp16", "target": "*fp16", "target_size": "*fp32", "nearest": "*i32", "counts": "*i32"}
+TYPES = POINTERS | {"best": "*fp32", "tiles": "i32", "first": "i32"}
+kernel = gpu_kernels.scan
+for width in (32, 64):
+    for is_l2 in (False, True):
+        fixed = dict(WIDTH=width, STEP=width, SPAN=32, GROUP=256, BLOCK=64, IS_L2=is_l2)
+        source = ASTSource(
+            kernel,
+            TYPES | dict.fromkeys(fixed, "constexpr"),
+            constexprs={(kernel.arg_names.index(k),): v for k, v in fixed.items()},
+            attrs={(i,): [["tt.divisibility", 16]] for i, k in enumerate(kernel.arg_names) if k in POINTERS},
+        )
+        options = gpu_search.scan_options(width, 256, is_l2, divmod(capability, 10))
+        done = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        waits = re.findall(r"async_wait.*num = (\\d+)", done.asm["ttgir"])
+        bound = re.search(r"\\.maxnreg (\\d+)", done.asm["ptx"])
+        print("compiled", done.metadata.shared, ",".join(waits), bound[1] if bound else "-")
+"""
+
 
 # --- without Triton ---------------------------------------------------------------------------------------
+
+
+def test_the_cosine_search_does_not_wait_for_the_gpu():
+    """Nothing that is computed there is asked for before everything is launched."""
+    maps = random_maps((1, 3, 6, 6), (1, 3, 6, 6))
+    with replaced.object(srraw_model, "gpu_kernels", MagicMock(), create=True):
+        for distance in ("l2", "cosine"):
+            problem = next(matching.problems(*maps, 1, 1, 0.1, distance))
+            gpu_search.search_maps(problem)  # what depends on sizes alone is kept
+            with Operations() as operations:
+                gpu_search.search_maps(problem)
+            waited = "aten::_local_scalar_dense" in operations.names
+            assert waited == (distance == "l2"), distance
+
+
+def test_the_default_precision_of_tensors_does_not_matter():
+    """To the kernels, which are compiled for what they are given."""
+    maps = random_maps((1, 3, 6, 6), (1, 3, 6, 6))
+
+    def given():
+        clear_caches()
+        with replaced.object(srraw_model, "gpu_kernels", MagicMock(), create=True) as recorded:
+            gpu_search.search_maps(next(matching.problems(*maps, 1, 1, 0.1, "l2")))
+        return [getattr(value, "dtype", None) for call in recorded.mock_calls for value in call.args]
+
+    usual = given()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert given() == usual
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.float16 in usual
+
+
+def test_what_depends_on_sizes_is_kept_for_each_stream():
+    """What one stream makes may not be there yet for another."""
+    clear_caches()
+    sides = (8, 8, (16, 16), (8, 8), 256, torch.device("cpu"))
+    targets = (8, 8, (8, 16), (8, 8), 128, torch.device("cpu"))
+    one, again, other = ((*sides, stream) for stream in (1, 1, 2))
+    assert gpu_search._layout(*one) is gpu_search._layout(*again)
+    assert gpu_search._layout(*one) is not gpu_search._layout(*other)
+    of_streams = [gpu_search._nearest((*sides, stream), (*targets, stream), 0, 1) for stream in (1, 2)]
+    assert of_streams[0] is not of_streams[1]
+    clear_caches()
 
 
 def test_the_cpu_and_a_gpu_without_triton_are_searched_otherwise():

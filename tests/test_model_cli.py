@@ -71,7 +71,7 @@ def test_train_evaluate_in_order(data, tmp_path):
     result = call(cli.train, data, *QUICK, "--steps", 3, "--out", run)
     assert result.exit_code == 0, result.output
     for said in ("CoBi_RGB alone", "2 pairs", "step 3 of 3", "Ours: L1, then CoBi_RGB, 3 steps"):
-        assert said in result.output
+        assert said in " ".join(result.output.split())
     result = call(cli.evaluate, data, "--models", run / "model.pt", "--out", tmp_path / "eval")
     assert result.exit_code == 0, result.output
     for said in ("bicubic", "Ours: L1, then CoBi_RGB", "PSNR", "as-is", "metrics.csv"):
@@ -94,6 +94,52 @@ def test_a_dry_run_says_what_and_writes_nothing(data, tmp_path):
     assert result.exit_code == 0, result.output
     assert "4,860,355 parameters" in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_is_for_a_terminal_of_80_columns(data, tmp_path):
+    """In it options and paths stay whole, so that they can be copied."""
+    arguments = (data, "--crop", 32, "--loss", "cobi", "--dry-run", "--out", tmp_path / "run")
+    lines = call(cli.train, *arguments).output.splitlines()
+    assert [line for line in lines if len(line) > 80 and " " in line] == []
+    words = " ".join(lines).split()
+    assert {f"{data},", f"{tmp_path / 'run'}.", "--download-vgg):", "--rgb-distance"} <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("l1_steps", "says"),
+    [
+        (0, "4 steps: CoBi_RGB; into"),
+        (1, "4 steps: the first 1 with L1, then CoBi_RGB; into"),
+        (4, "4 steps: L1; into"),
+        (9, "4 steps: L1; into"),
+    ],
+)
+def test_a_plan_tells_the_losses_that_there_will_be(data, tmp_path, l1_steps, says):
+    arguments = ("--steps", 4, "--l1-steps", l1_steps, "--crop", 16, "--dry-run", "--out", tmp_path / "run")
+    told = " ".join(call(cli.train, data, *arguments).output.split())
+    assert says in told
+    assert ("CoBi_RGB alone" in told) == (l1_steps < 4)
+
+
+def test_a_plan_and_what_was_reached_are_told_to_other_programs(data, tmp_path):
+    run, tiny = tmp_path / "run", ["--channels", 8, "--blocks", 1, "--validation-crops", 1]
+    arguments = (data, *QUICK, *tiny, "--steps", 3, "--out", run, "--json")
+    plan = json.loads(call(cli.train, *arguments, "--dry-run").stdout)
+    assert not run.exists()
+    assert (plan["data"], plan["out"], plan["step"]) == (str(data), str(run), 0)
+    assert plan["pairs"] == ["00001_4x_00006_00002", "00002_4x_00006_00002"]
+    assert plan["losses"] == {"L1": 2, "CoBi_RGB": 1}
+    assert (plan["options"]["crop"], plan["options"]["leave_out"]) == (16, [])
+    assert (plan["run"]["validation_crops"], plan["run"]["fine_tune"]) == (1, None)
+    assert any("CoBi_RGB alone" in note for note in plan["notes"])
+    done = call(cli.train, *arguments)
+    assert done.stderr == ""
+    model = str(run / "model.pt")
+    assert json.loads(done.stdout) == {"model": model, "label": "Ours: L1, then CoBi_RGB", "step": 3}
+    more = call(cli.train, data, "--fine-tune", model, "--dry-run", "--json", "--out", tmp_path / "fine")
+    assert json.loads(more.stdout)["run"]["fine_tune"] == model
+    both = call(cli.train, *arguments, "--print-config", "--overwrite")
+    assert (both.exit_code, "exclude each other" in both.output) == (2, True)
 
 
 def test_a_photograph_is_zoomed_and_not_replaced_unasked(shared_data, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import numpy as np
@@ -69,7 +70,39 @@ def test_the_command_writes_the_model_without_a_photograph(tmp_path):
     assert result.exit_code == 0, result.output
     assert out.stat().st_size > 1000
     assert "linear camera RGB" in result.output
+    about_the_network = result.output.splitlines()[1:]  # the first line is as long as the file's name
+    assert max(len(line) for line in about_the_network) <= 80
+    assert about_the_network == planned.output.splitlines()[1:]
     assert CliRunner().invoke(cli.zoom, arguments).exit_code == 2, "not replaced unasked"
+
+
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_with_json_there_is_one_object(shared_data, tmp_path, dry_run):
+    pytest.importorskip("onnxscript")
+    model, onnx, out = write_untrained(tmp_path / "model.pt"), tmp_path / "model.onnx", tmp_path / "a.png"
+    photo = str(shared_data / "raw/gopro_Fusion_GPBK7066.dng")
+    alone = ["--checkpoint", str(model), "--onnx", str(onnx), "--json", *dry_run]
+    with_photo = [photo, *alone, "-o", str(out), "--crop", "100,100,48,32", "--overwrite"]
+    told = json.loads(CliRunner().invoke(cli.zoom, alone).stdout)
+    assert list(told) == ["onnx"]
+    assert (told["onnx"]["out"], told["onnx"]["zoom"]) == (str(onnx), "4")
+    record = json.loads(CliRunner().invoke(cli.zoom, with_photo).stdout)
+    assert (record["out"], record["width"], record["onnx"]) == (str(out), 192, told["onnx"])
+    assert (out.exists(), onnx.exists()) == (not dry_run, not dry_run)
+
+
+def test_a_dry_run_finds_what_would_stop_the_export(tmp_path, monkeypatch):
+    model = write_untrained(tmp_path / "model.pt")
+
+    def planned(out):
+        return CliRunner().invoke(cli.zoom, ["--checkpoint", str(model), "--onnx", str(out), "--dry-run"])
+
+    for out, says in ((tmp_path / "a.pt", ".onnx"), (tmp_path / "none/a.onnx", "does not exist")):
+        result = planned(out)
+        assert (result.exit_code, says in result.output) == (2, True)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    result = planned(tmp_path / "a.onnx")
+    assert (result.exit_code, "srraw[onnx]" in result.output) == (2, True)
 
 
 def test_mistakes_are_said_in_a_sentence(tmp_path, monkeypatch):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import warnings
+from dataclasses import replace
 
 import cv2
 import pytest
 import torch
-from synthetic import write_set, write_untrained
+from synthetic import make_pair, write_set, write_untrained
 
-from srraw_model import features
-from srraw_model.checkpoint import load_checkpoint
+from srraw_model import features, preparing
+from srraw_model.checkpoint import load_checkpoint, save_checkpoint
 from srraw_model.evaluate import evaluate_models, prepare_evaluation
-from srraw_model.options import learning_rate_at
+from srraw_model.options import KEPT, learning_rate_at
 from srraw_model.tables import rows_of
 from srraw_model.train import prepare_training, train
+from srraw_tools import shards
 from srraw_tools.errors import UserError
 from srraw_tools.files import sha256_of
 
@@ -180,6 +184,37 @@ def test_a_resumed_run_takes_its_options_from_the_checkpoint(data, tmp_path):
     assert same_weights(whole, parts)
 
 
+def test_a_resumed_run_is_saved_and_validated_as_before_unless_told_otherwise(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(preparing, "summary_writer", lambda: None)
+    out, kept = tmp_path / "run", {"save_every": 2, "validation_crops": 3, "tensorboard": True}
+    run(data, out, until=1, **QUICK | {"save_every": 2, "validation_crops": 3})
+    before = load_checkpoint(out / "model.pt")
+    save_checkpoint(out / "model.pt", replace(before, options=before.options | kept))
+
+    def resumed(**told):
+        training = prepare_training(data, out=out, resume=True, **told)
+        return {name: getattr(training.run, name) for name in KEPT}
+
+    assert resumed() == kept
+    told = {"save_every": 7, "validation_crops": 0, "tensorboard": False}
+    assert resumed(**told) == told
+    assert resumed(save_every=7) == kept | {"save_every": 7}
+    save_checkpoint(out / "model.pt", replace(before, options=before.options | {"save_every": "often"}))
+    with pytest.raises(UserError, match="does not say how its run began"):
+        resumed()
+
+
+def test_a_checkpoint_that_does_not_say_how_it_was_saved_is_resumed(data, tmp_path):
+    """As those from before these options were kept."""
+    out = tmp_path / "run"
+    run(data, out, until=1, save_every=2)
+    before = load_checkpoint(out / "model.pt")
+    assert before.options["save_every"] == 2
+    options = {name: value for name, value in before.options.items() if name not in KEPT}
+    save_checkpoint(out / "model.pt", replace(before, options=options))
+    assert prepare_training(data, out=out, resume=True).run.save_every == 500
+
+
 def test_a_run_with_vgg_weights_is_resumed_with_the_same(data, tmp_path, shared_data):
     weights = shared_data / "weights/vgg_normalised_conv3_1.pth"
     out = tmp_path / "run"
@@ -216,6 +251,67 @@ def test_a_run_is_neither_replaced_nor_mixed_unasked(data, tmp_path):
         assert caught.value.exit_code == 2
         assert (out / "model.pt").read_bytes() == before
     assert len(run(data, out, overwrite=True)) == 6
+
+
+def test_pictures_that_are_no_samples_stay(data, tmp_path):
+    out = tmp_path / "run"
+    run(data, out, steps=2)
+    for name in ("2024-cat.png", "1².png", "000099.png"):
+        (out / "samples" / name).write_bytes(b"")
+    run(data, out, steps=1, overwrite=True)
+    left = {picture.name for picture in (out / "samples").iterdir()}
+    assert left == {"000001.png", "2024-cat.png", "1².png"}
+
+
+def test_pairs_that_are_left_out_and_a_val_without_any_are_told(tmp_path):
+    sizes = [(48, 64, "train"), (24, 64, "train"), (24, 64, "val")]
+    with shards.new_shard(tmp_path / "small.h5", {"zooms": [4], "compression": "none"}) as add:
+        for number, (height, width, split) in enumerate(sizes):
+            add(*make_pair(f"{number + 1:05d}_4x_00006_00002", size=(height, width), split=split))
+    none = write_set(tmp_path / "none.h5", train=1, val=0, test=0, size=(48, 64))
+
+    def notes(path, **told):
+        training = prepare_training(path, out=tmp_path / "run", **QUICK | {"loss": "l1"} | told)
+        return training.notes, training.validation
+
+    left_out = (
+        "1 of 2 pairs of the split 'train' is not larger than a crop of 32 x 32 mosaic pixels, and left out."
+    )
+    no_val = (
+        f"No 4X pair of the split 'val' of {tmp_path}/small.h5 is larger than a crop of 32 x 32 mosaic pixels"
+    )
+    only = ": only the loss is logged."
+    assert notes(tmp_path / "small.h5", crop=32) == ((left_out, no_val + only), None)
+    assert notes(tmp_path / "small.h5", crop=32, validation_crops=0) == ((left_out,), None)
+    assert notes(tmp_path / "small.h5", crop=16)[0] == ()
+    assert notes(none) == ((f"The split 'val' of {none} holds no 4X pair{only}",), None)
+
+
+def test_more_workers_than_cores_are_told_once(data, tmp_path, monkeypatch):
+    """In a sentence, and not by the warnings of torch's loader."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0})
+    training = prepare_training(data, out=tmp_path / "run", **QUICK | {"workers": 2, "loss": "l1"})
+    assert training.notes == ("2 processes that read crops share 1 core: fewer may be faster.",)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps = train(training)
+        next(steps)
+        steps.close()
+    assert not prepare_training(data, out=tmp_path / "one", **QUICK | {"workers": 1, "loss": "l1"}).notes
+
+
+@pytest.mark.parametrize("options", [{}, {"baseline": "lapsrn", "blocks": 1, "channels": 8}])
+def test_what_is_compiled_is_what_a_step_calls(data, tmp_path, monkeypatch, options):
+    called = []
+
+    def compiled(function, **_):
+        return lambda *given: called.append(function) or function(*given)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    steps = train(prepare_training(data, out=tmp_path / "run", **QUICK | options | {"compile": True}))
+    next(steps)
+    assert len(called) == 1
+    steps.close()
 
 
 def test_bad_options_are_said_in_a_sentence(data, tmp_path):
