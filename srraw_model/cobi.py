@@ -30,7 +30,7 @@ from srraw_model.formulations import contextual_loss, released_loss
 from srraw_model.matching import Problem, problems
 from srraw_model.search import search
 
-SOURCE_STRIP = 4096  # source features held at a time
+SOURCE_STRIP = 1024  # source features held at a time
 OTHERS = {"contextual": contextual_loss, "released": released_loss}
 
 
@@ -196,17 +196,21 @@ class _ChosenCost(torch.autograd.Function):
     def forward(ctx: Any, source: Tensor, target: Tensor, problem: Problem) -> Tensor:
         found = search(problem)
         ctx.problem = problem
-        ctx.save_for_backward(found.index)
+        # The images too, so that writing over one before the gradient is taken is noticed.
+        ctx.save_for_backward(found.index, source, target)
         return found.feature.mean() + problem.weight_spatial * found.spatial.mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor | None, ...]:
-        problem, (index,) = ctx.problem, ctx.saved_tensors
+        problem, (index, *_) = ctx.problem, ctx.saved_tensors
         of_each = of_loss / len(index)
         grids = problem.source, problem.target
         wanted = ctx.needs_input_grad[:2]
-        gradients = [grid.no_gradient() if want else None for grid, want in zip(grids, wanted, strict=True)]
+        gradients = [
+            grid.no_gradient(once=grid is problem.source) if want else None
+            for grid, want in zip(grids, wanted, strict=True)
+        ]
         of_mean = torch.zeros_like(problem.mean)
         for strip in torch.arange(len(index), device=index.device).split(SOURCE_STRIP):
             places = strip, index[strip]
@@ -225,13 +229,10 @@ class _ChosenCost(torch.autograd.Function):
                     grid.add_gradient(gradient, at, next(found))
             for of_mean_here in found:
                 of_mean += 0 if of_mean_here is None else of_mean_here
+        if gradients[1] is not None:
+            problem.target.add_gradient_of_mean(gradients[1], of_mean)
         images = [
             None if gradient is None else grid.as_image(gradient)
             for grid, gradient in zip(grids, gradients, strict=True)
         ]
-        if images[1] is not None:
-            with torch.enable_grad():
-                values = problem.target.values.detach().requires_grad_()
-                mean = problem.target.mean(values)
-            images[1] = images[1] + torch.autograd.grad(mean, values, of_mean)[0].to(images[1].dtype)
         return *images, None

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 SOURCE_STRIP = 4096  # source features held at a time
+CHANNEL_STRIP = 2**18  # values of a map that are held in float64 at a time
 SOURCE_TILE = 512  # rows of a cost tile
 TARGET_TILE = 4096  # columns of a cost tile
 BLOCK = 128  # targets that share a lower bound, and are ranked together
@@ -96,21 +97,35 @@ class PatchGrid:
         offset = plane[:, None, None] * (height * width) + side[:, None] * width + side
         return corner[:, None] + offset.reshape(1, -1)
 
-    def no_gradient(self) -> Tensor:
-        """Zeros to which `add_gradient` adds: rows of features (N, C) of a map, else an image."""
+    def no_gradient(self, *, once: bool) -> Tensor:
+        """Zeros to which `add_gradient` adds: rows of features (N, C) of a map, else an image.
+
+        once: to every position of a map only once, so that nothing is summed and float64 gains nothing.
+        """
         shape = (self.count, len(self.pixels)) if self._is_map else self.pixels.shape
-        return torch.zeros(shape, dtype=torch.float64, device=self.pixels.device)
+        dtype = self.pixels.dtype if once and self._is_map else torch.float64
+        return torch.zeros(shape, dtype=dtype, device=self.pixels.device)
 
     def add_gradient(self, gradient: Tensor, index: Tensor, of_features: Tensor) -> None:
         """The adjoint of `features`, of (K,) positions and (K, C n^2)."""
         if self._is_map:
-            gradient.index_add_(0, index, of_features)
+            gradient.index_add_(0, index, of_features.to(gradient.dtype))
         else:
             gradient.view(-1).index_add_(0, self._pixels_of(index).reshape(-1), of_features.reshape(-1))
 
+    def add_gradient_of_mean(self, gradient: Tensor, of_mean: Tensor) -> None:
+        """The adjoint of the mean of `mean_and_square`, of (C n^2,)."""
+        if self._is_map:
+            gradient += of_mean / self.count
+            return
+        of_rows = self._averaging(self.rows, self.pixels.shape[1])
+        of_columns = self._averaging(self.columns, self.pixels.shape[2])
+        gradient += of_rows.T @ of_mean.view(-1, self.patch, self.patch) @ of_columns
+
     def as_image(self, gradient: Tensor) -> Tensor:
         """What was added, (C, height, width), in the image's precision."""
-        return (gradient.T.reshape(self.pixels.shape) if self._is_map else gradient).to(self.pixels.dtype)
+        gradient = gradient.to(self.pixels.dtype)
+        return gradient.T.reshape(self.pixels.shape) if self._is_map else gradient
 
     @property
     def _is_map(self) -> bool:
@@ -121,15 +136,24 @@ class PatchGrid:
         column_row = torch.stack((index % self.columns, index // self.columns), dim=1)
         return (column_row.double() + 0.5) / max(self.rows, self.columns)
 
-    def mean(self, pixels: Tensor) -> Tensor:
-        """Mean over all positions of the features of `pixels`, an image of this size: (channels,).
+    def mean_and_square(self) -> tuple[Tensor, Tensor]:
+        """Mean over all positions of the features, (C n^2,) float64, and of their squared length, ().
 
         Every sample of a patch sees its own rectangle of the image, so the mean is a product with a matrix
         that averages the rows which it sees, and another for the columns.
         """
-        of_rows = self._averaging(self.rows, pixels.shape[1])
-        of_columns = self._averaging(self.columns, pixels.shape[2])
-        return (of_rows @ pixels @ of_columns.T).reshape(-1)
+        of_rows = self._averaging(self.rows, self.pixels.shape[1])
+        of_columns = self._averaging(self.columns, self.pixels.shape[2])
+        # A few channels at a time in float64; a GPU has the room, and would wait for every launch.
+        together = (
+            len(self.pixels) if self.pixels.is_cuda else max(1, CHANNEL_STRIP // self.pixels[0].numel())
+        )
+        means, square = [], torch.zeros((), dtype=torch.float64, device=self.pixels.device)
+        for pixels, origin in zip(self.pixels.split(together), self.origin.split(together), strict=True):
+            values = pixels.double() - origin[:, None, None]
+            means.append((of_rows @ values @ of_columns.T).reshape(-1))
+            square += (of_rows @ values.square_() @ of_columns.T).sum()
+        return torch.cat(means), square
 
     def _averaging(self, positions: int, length: int) -> Tensor:
         line, within = (torch.arange(n, device=self.pixels.device) for n in (length, self.patch))
@@ -248,7 +272,7 @@ def _bounds(
         p_reduced, q_reduced = (((1 - product_error) * square).float() for square in (p_square, q_square))
     p32, q32 = p.float(), q.float()
 
-    tile = torch.empty(min(len(p), SOURCE_TILE), len(index), device=p.device)
+    tile = torch.empty(min(len(p), SOURCE_TILE), len(index), dtype=torch.float32, device=p.device)
     least = []
     for part in torch.arange(len(p), device=p.device).split(SOURCE_TILE):
         first, last = int(part[0]), int(part[-1]) + 1
@@ -364,8 +388,7 @@ def problems(
         origin = target_pixels[:, 0, 0].detach().double()
         target_grid = PatchGrid(target_pixels, origin, patch, stride)
         with torch.no_grad():
-            values = target_grid.values
-            mean, mean_square = target_grid.mean(values), target_grid.mean(values.square()).sum()
+            mean, mean_square = target_grid.mean_and_square()
         yield Problem(
             source=PatchGrid(source_pixels, origin, patch, stride),
             target=target_grid,

@@ -86,7 +86,7 @@ def _search_maps(problem: Problem) -> Chosen:
 
     @torch.no_grad()  # which a thread does not inherit
     def work(number: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-        product = torch.empty(GROUP * TILE)
+        product = torch.empty(GROUP * TILE, dtype=torch.float32)
         return [_search_group(problem, group, targets, product) for group in groups[number::workers]]
 
     found = _in_threads(work, workers)
@@ -123,18 +123,26 @@ class _Targets:
     def of(problem: Problem) -> _Targets:
         order = compact_order(problem.target, TILE_SIDES, BLOCK_SIDES)
         order = torch.cat([order, order[-1:].expand(-len(order) % BLOCK)])  # the last one again
-        features = problem.features(problem.target, order)
-        blocks = len(order) // BLOCK
+        blocks, channels, is_l2 = len(order) // BLOCK, len(problem.mean), problem.distance == "l2"
         positions = problem.target.positions(order).view(blocks, BLOCK, 2)
         box = torch.stack([positions.amin(1), positions.amax(1)], dim=2).view(blocks, 4).T.contiguous()
         tiles = [slice(k, min(k + TILE // BLOCK, blocks)) for k in range(0, blocks, TILE // BLOCK)]
-        square = features.square().sum(dim=1)
-        # |p - q|^2 = |p|^2 - 2 (<p, q> - |q|^2 / 2), and the bracket is one product.
-        factors = torch.cat([features, -square[:, None] / 2], 1) if problem.distance == "l2" else features
+        features = torch.empty(blocks, channels, BLOCK, dtype=torch.float64)
+        factors = torch.empty(len(order), channels + is_l2, dtype=torch.float32)
+        longest = torch.empty(blocks, dtype=torch.float32)
+        for strip in torch.arange(blocks).split(TILE // BLOCK):  # the whole in float64 once, not many times
+            of_strip, rows = slice(strip[0], strip[-1] + 1), slice(BLOCK * strip[0], BLOCK * (strip[-1] + 1))
+            here = problem.features(problem.target, order[rows])
+            square = here.square().sum(dim=1)
+            features[of_strip] = here.view(-1, BLOCK, channels).transpose(1, 2)
+            factors[rows, :channels] = here
+            if is_l2:  # |p - q|^2 = |p|^2 - 2 (<p, q> - |q|^2 / 2), and the bracket is one product
+                factors[rows, channels] = -square / 2
+            longest[of_strip] = square.view(-1, BLOCK).amax(dim=1)
         return _Targets(
-            features=features.view(blocks, BLOCK, -1).transpose(1, 2).contiguous(),
-            factors=factors.float(),
-            longest=square.view(blocks, BLOCK).amax(dim=1).float(),
+            features=features,
+            factors=factors,
+            longest=longest,
             positions=positions.transpose(1, 2).contiguous(),
             index=order.view(blocks, BLOCK),
             box=box,
@@ -164,7 +172,7 @@ def _search_group(
     chosen = np.full(count, np.iinfo(np.int64).max)
     arrays = [t.numpy() for t in (targets.features, targets.positions, targets.index, targets.box)]
     edges = np.array([0, *(tile.stop for tile in targets.tiles)], np.int64)
-    bound = torch.empty(count, len(targets.index))
+    bound = torch.empty(count, len(targets.index), dtype=torch.float32)
     apart = weight * _distances_to(position, targets.tile_box)
     least = _least_distances(p, targets, is_l2, product)
 

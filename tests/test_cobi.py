@@ -550,3 +550,36 @@ def test_a_patch_must_fit_and_a_stride_must_advance():
         contextual_bilateral_rgb_loss(image, image)
     with pytest.raises(ValueError, match="at least 1"):
         contextual_bilateral_rgb_loss(image, image, 4, 0)
+
+
+def test_a_gradient_in_half_precision_is_rounded_once():
+    """The target's has two parts, through the chosen pairs and through its mean, which may cancel."""
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(1, 8, 12, 12, generator=generator).bfloat16() for _ in range(2)]
+    gradients = []
+    for dtype in (torch.bfloat16, torch.float64):
+        source, target = (values.to(dtype, copy=True).requires_grad_() for values in maps)
+        contextual_bilateral_loss(source, target).backward()
+        gradients.append((source.grad.double(), target.grad.double()))
+    for rounded, exact in zip(*gradients, strict=True):
+        torch.testing.assert_close(rounded, exact, rtol=2**-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("patch", [1, 3])
+def test_a_target_that_is_written_over_before_the_gradient_is_noticed(patch):
+    source, target = torch.rand(1, 3, 12, 12, requires_grad=True), torch.rand(1, 3, 12, 12)
+    loss = contextual_bilateral_rgb_loss(source, target, patch)
+    target.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_another_default_precision_changes_nothing():
+    source, target = torch.randn(2, 1, 16, 12, 12).unbind()
+    expected = match(source, target)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = match(source, target)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.index, expected.index)
