@@ -114,7 +114,7 @@ class PatchGrid:
             gradient.view(-1).index_add_(0, self._pixels_of(index).reshape(-1), of_features.reshape(-1))
 
     def add_gradient_of_mean(self, gradient: Tensor, of_mean: Tensor) -> None:
-        """The adjoint of the mean of `mean_and_square`, of (C n^2,)."""
+        """The adjoint of `mean`, of (C n^2,)."""
         if self._is_map:
             gradient += of_mean / self.count
             return
@@ -136,24 +136,27 @@ class PatchGrid:
         column_row = torch.stack((index % self.columns, index // self.columns), dim=1)
         return (column_row.double() + 0.5) / max(self.rows, self.columns)
 
-    def mean_and_square(self) -> tuple[Tensor, Tensor]:
-        """Mean over all positions of the features, (C n^2,) float64, and of their squared length, ().
+    def mean(self, pixels: Tensor) -> Tensor:
+        """Mean over all positions of the features of `pixels`, an image of this size: (channels,).
 
         Every sample of a patch sees its own rectangle of the image, so the mean is a product with a matrix
         that averages the rows which it sees, and another for the columns.
         """
-        of_rows = self._averaging(self.rows, self.pixels.shape[1])
-        of_columns = self._averaging(self.columns, self.pixels.shape[2])
+        of_rows = self._averaging(self.rows, pixels.shape[1])
+        of_columns = self._averaging(self.columns, pixels.shape[2])
+        return (of_rows @ pixels @ of_columns.T).reshape(-1)
+
+    def mean_and_square(self) -> tuple[Tensor, Tensor]:
+        """Mean over all positions of the features, (C n^2,) float64, and of their squared length, ()."""
         # A few channels at a time in float64; a GPU has the room, and would wait for every launch.
-        together = (
-            len(self.pixels) if self.pixels.is_cuda else max(1, CHANNEL_STRIP // self.pixels[0].numel())
-        )
-        means, square = [], torch.zeros((), dtype=torch.float64, device=self.pixels.device)
+        plane = self.pixels[0].numel()
+        together = len(self.pixels) if self.pixels.is_cuda else max(1, CHANNEL_STRIP // plane)
+        means, squares = [], []
         for pixels, origin in zip(self.pixels.split(together), self.origin.split(together), strict=True):
             values = pixels.double() - origin[:, None, None]
-            means.append((of_rows @ values @ of_columns.T).reshape(-1))
-            square += (of_rows @ values.square_() @ of_columns.T).sum()
-        return torch.cat(means), square
+            means.append(self.mean(values))
+            squares.append(self.mean(values.square_()).sum())
+        return torch.cat(means), torch.stack(squares).sum()
 
     def _averaging(self, positions: int, length: int) -> Tensor:
         line, within = (torch.arange(n, device=self.pixels.device) for n in (length, self.patch))
