@@ -150,10 +150,13 @@ def match_patches(
 
     The distance of two patches is a box sum over the product (or the squared difference) of the image and the
     shifted one: what a shift costs per pixel does not depend on the patch's size, but for its logarithm.
+    Nothing is ever subtracted from a sum, and the order of summation is the same for all patches: so sums of
+    zeros are zero, sums are as exact as floats are for their own size, and patches that are equal cost
+    exactly the same.
 
     Args:
         a, b: (C H W,) float64, the two images; their sizes (H, W).
-        patch: n, the side of a patch.
+        patch: n, the side of a patch, at least 2.
         first, last: rows of patches of `a` that are done.
         shifts: (S, 2) of dy, dx, the better first where costs are equal.
         penalty: (S,) what a shift adds to the cost, rising.
@@ -164,10 +167,11 @@ def match_patches(
     a_width, b_width = a_size[1], b_size[1]
     a_columns, b_columns = a_width - patch + 1, b_width - patch + 1
     b_rows = b_size[0] - patch + 1
-    pitch_most = U(a_width + 8)
-    ring = np.zeros((patch + 1) * (a_width + 8))
-    work = np.zeros(16 * (BATCH + 1) * (a_width + 8))
-    field = U(BATCH + 1) * pitch_most
+    pitch_most = U(a_width + 7) // U(8) * U(8)
+    steps = _steps(patch)
+    field = U(BATCH) * pitch_most
+    batch = U(steps[:, 2].sum() + len(steps) * BATCH) * pitch_most  # where sums of lines go
+    work = np.zeros(batch + U(3) * field)
     a_plane, b_plane = U(a_size[0] * a_width), U(b_size[0] * b_width)
     norm = channels * patch * patch
     worst = np.inf
@@ -181,24 +185,19 @@ def match_patches(
             continue
         length, wide = U(right - left), U(right - left + patch - 1)
         pitch = (wide + U(7)) // U(8) * U(8)
-        ring[:] = 0.0
-        for x in range(pitch):
-            work[x] = 0.0
-        new = 0
-        y = top
-        for line in range(top, bottom + patch - 1):
-            # The sum over the last n lines: what comes in, less what leaves.
-            here, there = U(line * a_width + left), U((line + dy) * b_width + left + dx)
-            row = U(new) * pitch_most
-            _compare(a, here, a_plane, b, there, b_plane, channels, ring, row, wide, is_l2)
-            new = 0 if new == patch else new + 1
-            below = U(max(line - patch + 1 - y, -1) + 1) * pitch
-            above = below - pitch if line - patch + 1 >= y else below
-            _slide(work, above, below, ring, row, U(new) * pitch_most, wide)
-            rows = line - patch + 2 - y
-            if rows < 1 or (rows < BATCH and line < bottom + patch - 2):
+        for begin in range(top, bottom + patch - 1, BATCH):
+            end = min(begin + BATCH, bottom + patch - 1)
+            for line in range(begin, end):
+                here, there = U(line * a_width + left), U((line + dy) * b_width + left + dx)
+                row = U(steps[0, 2] + line - begin) * pitch
+                _compare(a, here, a_plane, b, there, b_plane, channels, work, row, wide, is_l2)
+            _add_lines(work, steps, U(end - begin), pitch, pitch_most, batch)
+            y = max(begin - patch + 1, top)
+            rows = end - patch + 1 - y
+            if rows < 1:
                 continue
-            total, free = _sums(work, pitch, U(rows) * pitch, patch, field)
+            level = batch + U(y + patch - 1 - begin) * pitch
+            total, free = _add_columns(work, steps, level, U(rows) * pitch, batch + field, field)
             for r in range(rows):
                 mine, theirs = U((y + r) * a_columns + left), U((y + r + dy) * b_columns + left + dx)
                 best, summed = U((y + r - first) * a_columns + left), total + U(r) * pitch
@@ -210,11 +209,27 @@ def match_patches(
                     )
                 if found:
                     _keep(work, free, cost, order, best, k, length)
-            for x in range(pitch):
-                work[x] = work[U(rows) * pitch + x]
-            y += rows
         if k % 256 == 255:
             worst = cost.max()
+
+
+@compiled
+def _steps(patch: int) -> Integers:
+    """How n neighbours are added in few steps: (steps, 3), rows of (radix, window, reach).
+
+    A step adds `radix` sums of `window` neighbours each; or, where the radix is 1, one neighbour to such a
+    sum. The farthest of what it adds lies `reach` away.
+    """
+    steps = np.zeros((128, 3), np.int64)  # more than any number takes
+    k = len(steps)
+    while patch > 1:
+        radix = 1
+        for divisor in (2, 3, 5):
+            radix = divisor if patch % divisor == 0 else radix
+        patch = patch - 1 if radix == 1 else patch // radix
+        k -= 1
+        steps[k] = radix, patch, 1 if radix == 1 else (radix - 1) * patch
+    return steps[k:]
 
 
 @compiled
@@ -226,74 +241,99 @@ def _compare(
     there: int,
     b_plane: int,
     channels: int,
-    ring: Floats,
+    work: Floats,
     row: int,
     count: int,
     is_l2: bool,
 ) -> None:
     """Products, or squared differences, of a line of both images, summed over the channels."""
-    for c in range(channels):
-        if is_l2 and c == 0:
+    c = 0
+    if channels >= 3:  # three at a time, so that sums are written and read again less often
+        here_2, here_3 = here + a_plane, here + U(2) * a_plane
+        there_2, there_3 = there + b_plane, there + U(2) * b_plane
+        if is_l2:
             for x in range(count):
-                ring[row + x] = (a[here + x] - b[there + x]) ** 2
-        elif is_l2:
-            for x in range(count):
-                ring[row + x] += (a[here + x] - b[there + x]) ** 2
-        elif c == 0:
-            for x in range(count):
-                ring[row + x] = a[here + x] * b[there + x]
+                red, green = a[here + x] - b[there + x], a[here_2 + x] - b[there_2 + x]
+                blue = a[here_3 + x] - b[there_3 + x]
+                work[row + x] = red * red + green * green + blue * blue
         else:
             for x in range(count):
-                ring[row + x] += a[here + x] * b[there + x]
+                red, green = a[here + x] * b[there + x], a[here_2 + x] * b[there_2 + x]
+                work[row + x] = red + green + a[here_3 + x] * b[there_3 + x]
+        c = 3
+    else:
+        for x in range(count):
+            work[row + x] = 0.0
+    here += U(c) * a_plane
+    there += U(c) * b_plane
+    for _ in range(c, channels):
+        if is_l2:
+            for x in range(count):
+                work[row + x] += (a[here + x] - b[there + x]) ** 2
+        else:
+            for x in range(count):
+                work[row + x] += a[here + x] * b[there + x]
         here += a_plane
         there += b_plane
 
 
 @compiled
-def _slide(
-    work: Floats,
-    above: int,
-    below: int,
-    ring: Floats,
-    new: int,
-    old: int,
-    count: int,
-) -> None:
-    for x in range(count):
-        work[below + x] = work[above + x] + ring[new + x] - ring[old + x]
+def _add_lines(work: Floats, steps: Integers, count: int, pitch: int, pitch_most: int, out: int) -> None:
+    """Sums of the last n lines, for each of `count` new ones, to `out`.
+
+    Every step has room in `work` for the lines that it reaches back to and, behind them, a batch of new ones.
+    """
+    here, newest = U(steps[0, 2]) * pitch, U(steps[0, 2]) * pitch
+    begin = U(0)
+    for k in range(len(steps)):
+        radix, window, reach = steps[k, 0], U(steps[k, 1]) * pitch, U(steps[k, 2]) * pitch
+        follows, to = begin + U(steps[k, 2] + BATCH) * pitch_most, out
+        if k + 1 < len(steps):
+            to = follows + U(steps[k + 1, 2]) * pitch
+        if radix == 1:
+            _add(work, to, 2, here - reach, newest, newest, newest, newest, count * pitch)
+        else:
+            b, c, d, e = here - window, here - U(2) * window, here - U(3) * window, here - U(4) * window
+            _add(work, to, radix, here, b, c, d, e, count * pitch)
+        for x in range(reach if k else U(0)):  # what the next batch reaches back to
+            work[begin + x] = work[begin + count * pitch + x]
+        begin, here = follows, to
+    for x in range(newest):  # of the first step last, for any step may add these
+        work[x] = work[count * pitch + x]
 
 
 @compiled
-def _sums(
-    work: Floats,
-    level: int,
-    count: int,
-    patch: int,
-    field: int,
+def _add_columns(
+    work: Floats, steps: Integers, level: int, count: int, first: int, field: int
 ) -> tuple[int, int]:
-    """Sums of `patch` neighbours by doubling; where they begin, and where free space does."""
-    free = field
-    total, have, step, left = level, U(0), U(1), patch
-    started = False
-    while True:
-        if left & 1:
-            if started:
-                for x in range(count - have):
-                    work[free + x] = work[total + x] + work[level + have + x]
-                total = free
-                free += field
-            else:
-                total, started = level + have, True
-            have += step
-        left >>= 1
-        if left == 0:
-            return total, free
-        count -= step
+    """Sums of n neighbours; where they begin, and where free space does; `first`: where it does now."""
+    second = first + field
+    total, to = level, first
+    for k in range(len(steps)):
+        radix, window, reach = steps[k, 0], U(steps[k, 1]), U(steps[k, 2])
+        count -= reach
+        if radix == 1:
+            newest = level + window
+            _add(work, to, 2, total, newest, newest, newest, newest, count)
+        else:
+            b, c, d, e = total + window, total + U(2) * window, total + U(3) * window, total + U(4) * window
+            _add(work, to, radix, total, b, c, d, e, count)
+        total, to = to, second if to == first else first
+    return total, to
+
+
+@compiled
+def _add(work: Floats, to: int, terms: int, a: int, b: int, c: int, d: int, e: int, count: int) -> None:
+    """The sum of the first 2, 3 or 5 rows that begin at a to e."""
+    if terms == 2:
         for x in range(count):
-            work[free + x] = work[level + x] + work[level + step + x]
-        level = free
-        free += field
-        step *= U(2)
+            work[to + x] = work[a + x] + work[b + x]
+    elif terms == 3:
+        for x in range(count):
+            work[to + x] = work[a + x] + work[b + x] + work[c + x]
+    else:
+        for x in range(count):
+            work[to + x] = work[a + x] + work[b + x] + work[c + x] + work[d + x] + work[e + x]
 
 
 @compiled

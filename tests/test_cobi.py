@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch as replaced
@@ -409,6 +411,60 @@ def test_ties_of_integer_patches_go_to_the_nearest_then_to_the_first(
     expected = brute_force(*maps, weight_spatial, distance)[1]
     found = match(*images, patch=patch, stride=stride, weight_spatial=weight_spatial, distance=distance)
     assert torch.equal(found.index[0], expected)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+@pytest.mark.parametrize("weight_spatial", [0, 1e-8, 0.1])
+def test_ties_of_patches_that_are_no_integers_go_to_the_nearest_then_to_the_first(distance, weight_spatial):
+    """Eight bits as fractions, with a saturated area, moved: what is equal must cost exactly the same."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 256, (1, 3, 40, 40), generator=generator) / 255
+    target[:, :, 13:, 13:] = 1
+    source, patch = target.roll((2, 3), (2, 3)), 10
+    maps = [F.unfold(image.double(), patch).view(-1, 31, 31) for image in (source, target)]
+    expected = brute_force(*maps, weight_spatial, distance)[1]
+    found = match(source, target, patch=patch, weight_spatial=weight_spatial, distance=distance)
+    assert torch.equal(found.index[0], expected)
+
+
+@pytest.mark.parametrize("greatest", [1, 65535, 1e9])
+@pytest.mark.parametrize("patch", [2, 7, 10, 15])
+def test_what_is_nearly_equal_is_told_apart_beside_what_is_bright(greatest, patch):
+    """The lower half differs by 1e-7 of what the upper half does: a sum must not keep anything of that."""
+    images = random_maps((1, 3, 36, 36), (1, 3, 36, 36))
+    for image in images:
+        image[:, :, 18:] *= 1e-7
+        image *= greatest
+    side = 36 - patch + 1
+    maps = [F.unfold(image, patch).view(-1, side, side) for image in images]
+    cost, _ = brute_force(*maps, 0, "l2")
+    index = match(*images, patch=patch, weight_spatial=0, distance="l2").index[0]
+    chosen = cost.gather(1, index[:, None])[:, 0]
+    assert (chosen - cost.amin(1)).max() < 1e-12 + 1e-14 * float(chosen.max())
+
+
+def test_a_patch_may_have_any_size(way_of_searching):
+    """Patches of 383 pixels needed more room than there was; compiled so that this is seen."""
+    if way_of_searching != "compiled":
+        pytest.skip("compares both ways itself")
+    program = """
+import torch
+from srraw_model import search
+from srraw_model.cobi import match
+torch.manual_seed(0)
+source, target = torch.rand(2, 1, 1, 385, 385)
+found = []
+for search.SMALL in (0, float("inf")):
+    found.append(match(source, target, patch=383, distance="l2", weight_spatial=0).index)
+assert torch.equal(*found)
+"""
+    with tempfile.TemporaryDirectory() as cache:
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=Path(__file__).parent.parent,
+            env=os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": cache},
+            check=True,
+        )
 
 
 @settings(max_examples=25, deadline=None)
