@@ -24,6 +24,7 @@ from triton.language import constexpr
 Pointer = Value = tl.tensor
 
 TIE = constexpr(1e-12)  # as matching.TIE
+TIE_OF_WEIGHT = constexpr(1e-14)
 SLACK = constexpr(1e-6)  # more than float32 loses of a bound, relative to it, and of positions of up to 1
 NO_COST = constexpr(1e300)  # greater than any, and finite, so that every loop ends where no bound is left
 LEAST_LENGTH = constexpr(1e-15)  # keeps the squares of lengths within float32
@@ -295,6 +296,7 @@ def choose(
     error, length = tl.load(source_size + row), tl.load(source_size + rows + row)
     half_square = tl.load(source_size + 2 * rows + row)
     exact_weight = tl.load(scalars + 3)
+    tie = tl.maximum(exact_weight * TIE_OF_WEIGHT, TIE)  # as Problem.tie
     unit, weight, roundoff = _load32(scalars + 2), exact_weight.to(tl.float32), _load32(scalars + 4)
     at, p_scale = tl.load(source_index + row), tl.load(source_scale + row)
 
@@ -316,7 +318,7 @@ def choose(
         bound = _distance(most, half_square, unit, IS_L2) + weight * away
         bound = tl.where(inside, bound, float("inf"))
         least = _least(bound, weight)
-        while least <= cost + TIE:
+        while least <= cost + tie:
             which = first + tl.argmin(bound, 0)
             this = 2 * tl.load(nearest + group * tiles + which // 2) + which % 2
             # The cell may lie nearer to the block than this source does.
@@ -324,7 +326,7 @@ def choose(
             dy = tl.maximum(_load32(box + 2 * blocks + this) - y, y - _load32(box + 3 * blocks + this))
             dx, dy = tl.maximum(dx, 0.0), tl.maximum(dy, 0.0)
             farther = tl.sqrt(dx * dx + dy * dy) - tl.load(apart + cell * blocks + which)
-            if least + weight * tl.maximum(farther, 0.0) <= cost + TIE:
+            if least + weight * tl.maximum(farther, 0.0) <= cost + tie:
                 place = this * BLOCK + tl.arange(0, BLOCK)
                 product = _products(source + row * WIDTH, target, place, WIDTH, STEP, BLOCK)
                 if IS_L2:
@@ -340,7 +342,7 @@ def choose(
                     ex * ex + ey * ey
                 )
                 least_here = _least(bound_here, weight)
-                while least_here <= cost + TIE:
+                while least_here <= cost + tie:
                     one = this * BLOCK + tl.argmin(bound_here, 0)
                     other = tl.load(target_index + one)
                     if IS_L2:
@@ -376,7 +378,7 @@ def choose(
                     total = feature + exact_weight * between
                     # Equal costs go to the nearer target, equally near ones to the lower index.
                     nearer = (between < spatial - TIE) | ((between <= spatial + TIE) & (other < chosen))
-                    better = (total < cost - TIE) | ((total <= cost + TIE) & nearer)
+                    better = (total < cost - tie) | ((total <= cost + tie) & nearer)
                     cost = tl.where(better, total, cost)
                     spatial = tl.where(better, between, spatial)
                     chosen = tl.where(better, other, chosen)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from srraw_model.matching import TIE
+from srraw_model.matching import TIE, TIE_OF_WEIGHT
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -51,8 +51,9 @@ def rank_blocks(
         cost, spatial, chosen: (N,) of the best so far, D' and target of it; changed here.
     """
     total, between, least = np.empty(q.shape[2]), np.empty(q.shape[2]), np.empty(len(q))
+    tie = max(TIE, TIE_OF_WEIGHT * weight)
     for i in range(len(p)):
-        x, y, limit = p_position[i, 0], p_position[i, 1], cost[i] + TIE
+        x, y, limit = p_position[i, 0], p_position[i, 1], cost[i] + tie
         here, begin, smallest = bound[i], U(0), np.inf
         for t in tiles:
             if apart[i, t] > limit:
@@ -74,7 +75,7 @@ def rank_blocks(
             if apart[i, t] > limit:
                 continue
             for b in range(U(edges[t]), U(edges[t + 1])):
-                if least[b] <= best[0] + TIE and b != begin:
+                if least[b] <= best[0] + tie and b != begin:
                     best = _best_of_block(
                         p[i], x, y, q[b], q_position[b], index[b], weight, is_l2, total, between, best
                     )
@@ -97,6 +98,7 @@ def _best_of_block(
 ) -> tuple[float, float, int]:
     """Cost, D' and index of the best among a block's targets and the best so far."""
     cost, spatial, chosen = best
+    tie = max(TIE, TIE_OF_WEIGHT * weight)
     width = U(q.shape[1])
     total[:] = 0.0
     if is_l2:
@@ -117,12 +119,12 @@ def _best_of_block(
         dx, dy = q_position[0, j] - x, q_position[1, j] - y
         between[j] = np.sqrt(dx * dx + dy * dy)
         total[j] += weight * between[j]
-        possible += total[j] <= cost + TIE
+        possible += total[j] <= cost + tie
     for j in range(width if possible else U(0)):
-        if total[j] > cost + TIE:
+        if total[j] > cost + tie:
             continue
         # Equal costs go to the nearer target, equally near ones to the lower index.
-        better = total[j] < cost - TIE or between[j] < spatial - TIE
+        better = total[j] < cost - tie or between[j] < spatial - TIE
         if better or (between[j] <= spatial + TIE and index[j] < chosen):
             cost, spatial, chosen = total[j], between[j], index[j]
     return cost, spatial, chosen
@@ -140,6 +142,7 @@ def match_patches(
     last: int,
     shifts: Integers,
     penalty: Floats,
+    tie: float,
     is_l2: bool,
     of_a: Floats,
     of_b: Floats,
@@ -160,6 +163,7 @@ def match_patches(
         first, last: rows of patches of `a` that are done.
         shifts: (S, 2) of dy, dx, the better first where costs are equal.
         penalty: (S,) what a shift adds to the cost, rising.
+        tie: costs that differ by less are equal.
         is_l2: distances |p - q| / sqrt(C n^2), else 1 - (<p, q> - of_a[0] - of_b[0]) of_a[1] of_b[1].
         of_a, of_b: (2, patches) float64.
         cost, order: (patches of a,) of the best so far, what it costs and which shift it is; changed here.
@@ -202,13 +206,13 @@ def match_patches(
                 mine, theirs = U((y + r) * a_columns + left), U((y + r + dy) * b_columns + left + dx)
                 best, summed = U((y + r - first) * a_columns + left), total + U(r) * pitch
                 if is_l2:
-                    found = _l2(work, summed, free, cost, best, penalty[k], norm, length)
+                    found = _l2(work, summed, free, cost, best, penalty[k], tie, norm, length)
                 else:
                     found = _cosine(
-                        work, summed, free, of_a, mine, of_b, theirs, cost, best, penalty[k], length
+                        work, summed, free, of_a, mine, of_b, theirs, cost, best, penalty[k], tie, length
                     )
                 if found:
-                    _keep(work, free, cost, order, best, k, length)
+                    _keep(work, free, cost, order, best, k, tie, length)
         if k % 256 == 255:
             worst = cost.max()
 
@@ -348,6 +352,7 @@ def _cosine(
     cost: Floats,
     best: int,
     penalty: float,
+    tie: float,
     count: int,
 ) -> int:
     a_offset, a_scale, b_offset, b_scale = of_a[0], of_a[1], of_b[0], of_b[1]
@@ -356,7 +361,7 @@ def _cosine(
         product = work[summed + x] - a_offset[mine + x] - b_offset[theirs + x]
         value = (1.0 + penalty) - product * a_scale[mine + x] * b_scale[theirs + x]
         work[out + x] = value
-        better += value < cost[best + x] - TIE
+        better += value < cost[best + x] - tie
     return better
 
 
@@ -368,13 +373,14 @@ def _l2(
     cost: Floats,
     best: int,
     penalty: float,
+    tie: float,
     norm: int,
     count: int,
 ) -> int:
     """The root is taken only where it may matter: D < limit where D^2 < limit^2."""
     better = 0
     for x in range(count):
-        limit = max(cost[best + x] - TIE - penalty, 0.0)
+        limit = max(cost[best + x] - tie - penalty, 0.0)
         better += work[summed + x] < norm * limit * limit
     if better:
         for x in range(count):
@@ -390,9 +396,10 @@ def _keep(
     order: Integers,
     best: int,
     shift: int,
+    tie: float,
     count: int,
 ) -> None:
     for x in range(count):
-        better = work[found + x] < cost[best + x] - TIE
+        better = work[found + x] < cost[best + x] - tie
         cost[best + x] = work[found + x] if better else cost[best + x]
         order[best + x] = shift if better else order[best + x]

@@ -24,6 +24,7 @@ TARGET_TILE = 4096  # columns of a cost tile
 BLOCK = 128  # targets that share a lower bound, and are ranked together
 
 TIE = 1e-12  # costs, and spatial distances, that differ by less are equal
+TIE_OF_WEIGHT = 1e-14  # so are costs, by this times the weight: it multiplies D', and what that is rounded by
 NO_LENGTH = 1e-13  # a centred feature shorter than this, relative to the target's features, is only rounding
 
 FLOAT32_ROUNDOFF = 2.0**-24
@@ -185,6 +186,11 @@ class Problem:
     mean: Tensor  # (C,) the target's mean feature
     no_length: Tensor  # () a centred feature of at most this length has no direction
 
+    @property
+    def tie(self) -> float:
+        """Costs that differ by less are equal."""
+        return max(TIE, TIE_OF_WEIGHT * self.weight_spatial)
+
     def features(self, grid: PatchGrid, index: Tensor) -> Tensor:
         """(K, C) float64, centred; of length 1 (or 0) where the distance is the cosine's."""
         return self.directions(grid.features(index), self.mean)
@@ -247,7 +253,7 @@ def search_strip(problem: Problem, strip: Tensor) -> tuple[Tensor, Tensor, Tenso
         if sources:
             row = possible[:, block].nonzero().squeeze(1)
             incumbent = tuple(values[row] for values in best)
-            found = _best_of_block(problem, p[row], p_position[row], blocks[block], incumbent)
+            found = best_of_block(problem, p[row], p_position[row], blocks[block], incumbent)
             for values, new in zip(best, found, strict=True):
                 values[row] = new
     cost, spatial, index = best
@@ -298,7 +304,7 @@ def _bounds(
     if problem.distance == "l2":
         longest = torch.stack([block.amax() for block in q_square.split(BLOCK)])
         square = (p_square[:, None] + longest).float()
-        error = 32 * FLOAT32_ROUNDOFF * (weight + square.sqrt()) + TIE
+        error = 32 * FLOAT32_ROUNDOFF * (weight + square.sqrt()) + problem.tie
         return least - error, least + error + (2 * product_error * square).sqrt()
     error = product_error + 32 * FLOAT32_ROUNDOFF * weight
     return least - error, least + error
@@ -312,7 +318,7 @@ def product_roundoff() -> float:
     return PRODUCT_ROUNDOFF[precision]
 
 
-def _best_of_block(
+def best_of_block(
     problem: Problem,
     p: Tensor,
     p_position: Tensor,
@@ -332,7 +338,7 @@ def _best_of_block(
         torch.cat((values, old[:, None]), dim=1)
         for values, old in zip((cost, spatial, block.expand(len(p), -1)), incumbent, strict=True)
     )
-    tied = cost <= cost.amin(dim=1, keepdim=True) + TIE
+    tied = cost <= cost.amin(dim=1, keepdim=True) + problem.tie
     tied_spatial = torch.where(tied, spatial, math.inf)
     tied = tied_spatial <= tied_spatial.amin(dim=1, keepdim=True) + TIE
     last = torch.iinfo(index.dtype).max

@@ -8,8 +8,9 @@ others are ranked in float64. Sources are taken in compact groups: where `weight
 of a tile exceeds the best cost found nearby, that tile is not even multiplied.
 
 Patches of pixels: the distances of all patches at one shift are box sums (kernels.match_patches). Shifts are
-tried in the order of D', and no further than one could win. Box sums are made at every pixel; patches that
-are wide apart are multiplied, tile by tile.
+tried in the order of D', and no further than one could win. Those few patches of which box sums do not tell
+the direction, for they are nearly the target's mean, are ranked apart. Box sums are made at every pixel;
+patches that are wide apart are multiplied, tile by tile.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from srraw_model import gpu_search
+from srraw_model import gpu_search, matching
 from srraw_model.matching import (
     FLOAT32_ROUNDOFF,
-    TIE,
     Chosen,
     PatchGrid,
     Problem,
+    best_of_block,
     compact_order,
     product_roundoff,
     search_by_tiles,
@@ -48,10 +49,15 @@ TILE = 1024  # targets that are multiplied together
 TILE_SIDES = 32, 32
 BLOCK = 64  # targets that share a bound
 BLOCK_SIDES = 8, 8
+GREATEST = 1e15  # up to which float32 holds the products
 SPARSE = 0.75  # share of a group below which only the sources that a tile may serve are multiplied
 DENSE_STRIDE = 2  # of patches, up to which box sums cost less than products
-WEAK = 1e-3  # length of a centred patch, relative to the longest, below which box sums are not exact enough
-WEAKEST = 1e-4  # of a target's, below which none of them are
+# Lengths of a centred patch below which box sums are not exact enough: relative to the texture of the
+# target's mean patch, whose products are taken from the sums, and to that patch less the origin, for pixels
+# are rounded when both are subtracted.
+WEAK, FAINT = 1e-2, 1e-7
+MANY = 1 / 8  # of the targets, that cost more to compare one by one than all of them tile by tile
+STRIP_ROWS = 16  # of a picture that are unfolded at a time
 
 
 def search(problem: Problem) -> Chosen:
@@ -78,7 +84,7 @@ def search(problem: Problem) -> Chosen:
 
 def _search_maps(problem: Problem) -> Chosen:
     targets = _Targets.of(problem)
-    if not targets.usable:
+    if not (targets.usable and _usable(problem)):
         return search_by_tiles(problem)
     sources = compact_order(problem.source, GROUP_SIDES, GROUP_SIDES)
     groups = sources.split(GROUP)
@@ -153,7 +159,15 @@ class _Targets:
     @property
     def usable(self) -> bool:
         """Whether float32 holds the products."""
-        return bool(self.factors.abs().max() < 1e15)
+        return bool(self.factors.abs().max() < GREATEST)
+
+
+def _usable(problem: Problem) -> bool:
+    """Whether float32 holds the squares of the sources; those of the cosine are brought to length 1."""
+    if problem.distance == "cosine":
+        return True
+    extremes = torch.stack(problem.source.pixels.flatten(1).aminmax(dim=1)).double()
+    return bool((extremes - problem.source.origin - problem.mean).abs().max() < GREATEST)
 
 
 def _search_group(
@@ -198,7 +212,7 @@ def _search_group(
         rank([near])
     else:
         others = [near, *others]
-    useful = apart <= torch.from_numpy(cost)[:, None] + TIE
+    useful = apart <= torch.from_numpy(cost)[:, None] + problem.tie
     for k, sources in enumerate(useful.sum(dim=0).tolist()):
         if k == near:
             continue
@@ -269,17 +283,20 @@ def _search_patches(problem: Problem) -> Chosen:
     from srraw_model import kernels
 
     source, target, is_l2 = problem.source, problem.target, problem.distance == "l2"
-    stride, weak = source.stride, None
-    of_source = of_target = np.zeros((2, 1))
+    stride = source.stride
+    pictures, of_patches = (
+        [grid.values for grid in (source, target)],
+        [torch.zeros(2, 1, 1, dtype=torch.float64)] * 2,
+    )
+    weak = [torch.empty(0, dtype=torch.int64)] * 2
     if not is_l2:
-        (p_offset, p_square), (q_offset, q_square) = (_centring(problem, grid) for grid in (source, target))
-        longest = max(p_square.max(), q_square.max())
-        if not q_square.min() > WEAKEST**2 * longest:
+        pictures, of_patches, are_weak = zip(
+            *(_centred(problem, grid) for grid in (source, target)), strict=True
+        )
+        weak = [of[::stride, ::stride].reshape(-1).nonzero().squeeze(1) for of in are_weak]
+        if len(weak[1]) > MANY * target.count:
             return search_by_tiles(problem)
-        weak = (p_square <= WEAK**2 * longest)[::stride, ::stride].reshape(-1).nonzero().squeeze(1)
-        p_scale = torch.where(p_square > 0, p_square, math.inf).rsqrt()
-        of_source = torch.stack([p_offset, p_scale]).reshape(2, -1).numpy()
-        of_target = torch.stack([q_offset, q_square.rsqrt()]).reshape(2, -1).numpy()
+        of_patches[1][0, are_weak[1]] = math.inf  # so that box sums never choose them
 
     dy, dx = (
         (torch.arange(theirs + mine - 1) - (mine - 1)).numpy()
@@ -295,10 +312,9 @@ def _search_patches(problem: Problem) -> Chosen:
     rows, columns = (length - source.patch + 1 for length in source.pixels.shape[1:])
     cost, order = np.full((rows, columns), np.inf), np.zeros((rows, columns), np.int64)
     images = [
-        part
-        for grid in (source, target)
-        for part in (grid.values.reshape(-1).numpy(), tuple(grid.pixels.shape[1:]))
+        part for picture in pictures for part in (picture.reshape(-1).numpy(), tuple(picture.shape[1:]))
     ]
+    offset_and_scale = [of.reshape(2, -1).numpy() for of in of_patches]
 
     def band(first: int, last: int) -> None:
         kernels.match_patches(
@@ -309,9 +325,9 @@ def _search_patches(problem: Problem) -> Chosen:
             last,
             shifts * stride,
             float(problem.weight_spatial) * apart,
+            problem.tie,
             is_l2,
-            of_source,
-            of_target,
+            *offset_and_scale,
             cost[first:last].reshape(-1),
             order[first:last].reshape(-1),
         )
@@ -322,19 +338,46 @@ def _search_patches(problem: Problem) -> Chosen:
     y, x = np.mgrid[: source.rows, : source.columns]
     by = shifts[order[::stride, ::stride]]
     index = torch.from_numpy(((y + by[..., 0]) * target.columns + x + by[..., 1]).reshape(-1))
-    if weak is not None and len(weak):
-        index[weak] = search_strip(problem, weak)[0]
+    for strip in weak[0].split(matching.SOURCE_STRIP) if len(weak[0]) else ():
+        index[strip] = search_strip(problem, strip)[0]
+    found = problem.chosen(index)
+    return _rank_apart(problem, found, weak[1]) if len(weak[1]) else found
+
+
+def _rank_apart(problem: Problem, found: Chosen, targets: Tensor) -> Chosen:
+    """What is chosen where each source is compared with some more targets (K,), in float64."""
+    index = found.index.clone()
+    for strip in torch.arange(problem.source.count).split(matching.SOURCE_STRIP):
+        p, position = problem.features(problem.source, strip), problem.source.positions(strip)
+        spatial = found.spatial[strip]
+        best = found.feature[strip] + problem.weight_spatial * spatial, spatial, found.index[strip]
+        for block in targets.split(BLOCK):
+            best = best_of_block(problem, p, position, block, best)
+        index[strip] = best[2]
     return problem.chosen(index)
 
 
-def _centring(problem: Problem, grid: PatchGrid) -> tuple[Tensor, Tensor]:
-    """Of every patch p at stride 1, (rows, columns): <p, m> - |m|^2/2 and |p - m|^2, m the target's mean.
+def _centred(problem: Problem, grid: PatchGrid) -> tuple[Tensor, Tensor, Tensor]:
+    """What box sums need for the cosine: a picture; two numbers of each of its patches; which are weak.
 
-    With these <p - m, q - m> = <p, q> - (<p, m> - |m|^2/2) - (<q, m> - |m|^2/2).
+    The picture (C, height, width) is less the mean of every channel, as the target's patches see it: so what
+    is left of their mean patch m is its texture, next to nothing in most pictures. Of every patch p at stride
+    1, (2, rows, columns): <p, m> - |m|^2/2 and 1 / |p - m|, 0 where that has no length. With these
+    <p - m, q - m> = <p, q> - (<p, m> - |m|^2/2) - (<q, m> - |m|^2/2). What is flat is at least as far from m
+    as m has texture, and never weak.
     """
     mean = problem.mean.view(1, -1, grid.patch, grid.patch)
-    pixels = grid.values[None]
-    mean_square = mean.square().sum()
-    along = functional.conv2d(pixels, mean)[0, 0]
-    square = functional.conv2d(pixels.square(), torch.ones_like(mean))[0, 0]
-    return along - mean_square / 2, (square - 2 * along + mean_square).clamp(min=0)
+    level = mean.mean(dim=(2, 3), keepdim=True)
+    texture = mean - level
+    picture = (grid.values - level[0])[None]
+    rows = range(0, picture.shape[2] - grid.patch + 1, STRIP_ROWS)
+    strips = [picture[:, :, y : y + STRIP_ROWS + grid.patch - 1] for y in rows]
+    along = torch.cat([functional.conv2d(strip, texture)[0, 0] for strip in strips])
+    square = functional.avg_pool2d(picture.square().sum(1), grid.patch, stride=1, divisor_override=1)[0]
+    of_texture = texture.square().sum()
+    square = (square - 2 * along + of_texture).clamp(min=0)
+    least = torch.stack(
+        [WEAK**2 * of_texture, FAINT**2 * mean.square().sum(), 4 * problem.no_length.square()]
+    )
+    scale = torch.where(square > 0, square, math.inf).rsqrt()
+    return picture[0], torch.stack([along - of_texture / 2, scale]), square < least.amax()

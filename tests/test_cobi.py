@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from unittest.mock import patch as replaced
 
@@ -321,6 +321,30 @@ def test_features_without_length_have_distance_one_and_no_nan(value, distance):
             assert torch.equal(chosen.index, torch.arange(25)[None])  # then the position alone decides
 
 
+@pytest.mark.parametrize("weight_spatial", [1e4, 1e6])
+@pytest.mark.parametrize(("distance", "value"), [("l2", 0.0), ("l2", 1.0), ("cosine", 1.0)])
+@pytest.mark.parametrize(("size", "target_size"), [((5, 7), (10, 14)), ((9, 9), (18, 18))])
+def test_ties_are_ties_however_much_the_distance_in_the_map_weighs(
+    size, target_size, weight_spatial, distance, value
+):
+    """Of constant maps the nearest decide; of a map twice as fine four are, and the first of them counts."""
+    source, target = torch.full((1, 2, *size), value), torch.zeros(1, 2, *target_size)
+    rows, columns = (2 * torch.arange(length) for length in size)
+    expected = (rows[:, None] * target_size[1] + columns).reshape(1, -1)
+    found = match(source, target, weight_spatial=weight_spatial, distance=distance)
+    assert torch.equal(found.index, expected)
+
+
+@pytest.mark.parametrize("greatest", [1e12, 1e19, 1e30])
+def test_a_source_that_float32_cannot_square_finds_its_target(greatest):
+    source, target = random_maps((1, 4, 20, 20), (1, 4, 20, 20))
+    source, target = greatest * source, 1e7 * target
+    index = match(source, target, weight_spatial=0, distance="l2").index[0]
+    cost, _ = brute_force(source[0], target[0], 0, "l2")
+    excess = cost.gather(1, index[:, None])[:, 0] - cost.amin(1)
+    assert (excess <= 1e-15 * cost.amin(1)).all()
+
+
 def test_one_zero_feature_among_others():
     source, target = random_maps((1, 3, 6, 6), (1, 3, 6, 6))
     target[..., 0, 0] = 0
@@ -441,6 +465,71 @@ def test_what_is_nearly_equal_is_told_apart_beside_what_is_bright(greatest, patc
     index = match(*images, patch=patch, weight_spatial=0, distance="l2").index[0]
     chosen = cost.gather(1, index[:, None])[:, 0]
     assert (chosen - cost.amin(1)).max() < 1e-12 + 1e-14 * float(chosen.max())
+
+
+def with_flat(share, **more):
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    image[:, :, : round(32 * share)] = 1
+    for (row, column), value in more.get("dots", {}).items():
+        image[:, :, row, column] = value
+    return image
+
+
+FLAT_TARGETS = {
+    "white": with_flat(1),
+    "half saturated": with_flat(0.5),
+    "a sky": with_flat(0.9),
+    "white but for a dot": with_flat(1, dots={(15, 16): 0}),
+    "white but for a dot, which hardly differs": with_flat(1, dots={(15, 16): 1 - 1e-6}),
+    "white but for its corners": with_flat(1, dots={(0, 0): 0, (31, 31): 0.5}),
+    "a ramp": torch.linspace(0, 1, 32, dtype=torch.float64).expand(1, 3, 32, 32).contiguous(),
+    "a ramp whose centre is a patch": torch.arange(31.0).double().expand(1, 3, 31, 31).contiguous(),
+    "faint noise beside a dot": 1e-9 * with_flat(0) + with_flat(1, dots={(3, 3): 0}),
+    "dark beside a highlight": 1e-3 * with_flat(0) + 1e3 * with_flat(1, dots={(3, 3): 0}),
+}
+
+
+@pytest.mark.parametrize("name", FLAT_TARGETS)
+@pytest.mark.parametrize(("patch", "stride"), [(3, 1), (10, 1), (5, 2)])
+def test_what_is_flat_is_compared_by_box_sums_too(name, patch, stride, way_of_searching):
+    """White targets and skies: neither their patches nor a picture's are left to products of all with all."""
+    target = FLAT_TARGETS[name]
+    noise = random_maps(target.shape)[0]
+    for source in (noise, target.roll((2, 3), (2, 3)), 0.37 + 1e-4 * noise):
+        origin = target[:, :, :1, :1]  # without which brute force would round too much
+        scale = float((target - origin).abs().amax()) or 1
+        maps = [F.unfold((image - origin) / scale, patch, stride=stride) for image in (source, target)]
+        side = round(maps[0].shape[2] ** 0.5)
+        products = replaced.object(search, "search_by_tiles", side_effect=AssertionError)
+        for weight_spatial in (0, 0.1):
+            expected, _ = brute_force(*(values.view(-1, side, side) for values in maps), weight_spatial)
+            with products if way_of_searching == "compiled" else nullcontext():
+                found = match(source, target, patch=patch, stride=stride, weight_spatial=weight_spatial)
+            chosen = expected.gather(1, found.index[0][:, None])[:, 0]
+            assert (chosen - expected.amin(1)).max() < 1e-7
+            if name == "white" and weight_spatial:
+                assert torch.equal(found.index[0], torch.arange(side**2))
+
+
+@pytest.mark.parametrize("weight_spatial", [0, 0.1, 1])
+def test_weak_patches_are_ranked_apart_exactly_and_not_all_at_once(weight_spatial, way_of_searching):
+    """A ramp's patches in its middle column are its mean but for a trace, which alone tells them apart."""
+    trace = random_maps((1, 2, 20, 20))[0]
+    target = torch.arange(20.0).double().expand(1, 2, 20, 20) + 1e-4 * trace
+    source = target.roll(3, 2)
+    maps = [F.unfold(image, 4).view(-1, 17, 17) for image in (source, target)]
+    cost, _ = brute_force(*maps, weight_spatial)
+    strips = []
+
+    def strip_by_strip(problem, strip):
+        strips.append(len(strip))
+        return matching.search_strip(problem, strip)
+
+    tiles = {"SOURCE_STRIP": 5, "SOURCE_TILE": 5, "TARGET_TILE": 64, "BLOCK": 4}
+    with small_tiles(**tiles), replaced.object(search, "search_strip", strip_by_strip):
+        found = match(source, target, patch=4, weight_spatial=weight_spatial)
+    assert (cost.gather(1, found.index[0][:, None])[:, 0] - cost.amin(1)).max() < 1e-10
+    assert way_of_searching != "compiled" or (sum(strips) > 5 and max(strips) <= 5)
 
 
 def test_a_patch_may_have_any_size(way_of_searching):

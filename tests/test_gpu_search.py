@@ -243,6 +243,17 @@ def test_constant_features(value, distance):
 
 
 @needs_triton
+@pytest.mark.parametrize("weight_spatial", [1e4, 1e6])
+def test_ties_are_ties_however_much_the_distance_in_the_map_weighs(weight_spatial):
+    """Of a map twice as fine four targets are the nearest, and the first of them counts."""
+    source, target = torch.ones(1, 2, 3, 5, device=DEVICE), torch.zeros(1, 2, 6, 10, device=DEVICE)
+    rows, columns = (2 * torch.arange(length) for length in (3, 5))
+    with kernels():
+        chosen = match(source, target, weight_spatial=weight_spatial, distance="l2")
+    assert torch.equal(chosen.index.cpu(), (rows[:, None] * 10 + columns).reshape(1, -1))
+
+
+@needs_triton
 def test_one_feature_without_length_among_others():
     source, target = random_maps((1, 3, 5, 5), (1, 3, 5, 5), dtype=torch.float64)
     target[..., 0, 0] = 0
