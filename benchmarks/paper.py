@@ -1,7 +1,7 @@
 """The paper's comparison on simulated sequences, everything seeded.
 
     python benchmarks/paper.py data   --folder DIR --photos PHOTOS   60 sequences, aligned and packed
-    python benchmarks/paper.py train  --folder DIR                   every system at three learning rates
+    python benchmarks/paper.py train  --folder DIR --weights DIR     every system at three learning rates
     python benchmarks/paper.py curves --folder DIR                   how each run went, and which is used
     python benchmarks/paper.py tables --folder DIR --weights DIR     Tables 1 and 2 of those, and a picture
 
@@ -84,8 +84,9 @@ class Size:
 
     Attributes:
         presets, crops: by zoom; crops in mosaic pixels.
-        common, resnet: further options of all, and of SRResNet.
-        vgg: the file of VGG-19 in --weights; None trains ours without it.
+        common, ours, resnet: further options of all, of ours, and of SRResNet.
+        vgg: the file of VGG-19 in --weights.
+        cobi_steps: the last steps of ours; those before are of L1. None leaves it to the preset.
         systems: those that are trained unless told otherwise.
     """
 
@@ -93,10 +94,12 @@ class Size:
     crops: dict[int, int]
     batch: int
     common: tuple[str, ...]
+    ours: tuple[str, ...]
     resnet: tuple[str, ...]
-    vgg: str | None
+    vgg: str
     rates: tuple[float, ...]
     steps: int
+    cobi_steps: int | None
     systems: tuple[str, ...]
 
 
@@ -106,21 +109,26 @@ SIZES = {
         crops={4: 32, 8: 16},
         batch=8,
         common=(),
+        # Chosen on validation (docs/results.md); conv1_2 is most of VGG's cost.
+        ours=("--lambda-vgg", "0.1", "--leave-out", "conv1_2"),
         resnet=("--blocks", "6", "--channels", "32"),
-        vgg=None,
+        vgg="vgg_normalised_conv3_1.pth",
         rates=(2e-3, 1e-3, 5e-4),
-        steps=1600,
-        systems=(*OURS, "srresnet-a", "srresnet-b"),
+        steps=6400,
+        cobi_steps=300,
+        systems=("raw", "png", "syn-raw", "srresnet-a"),
     ),
     "real": Size(
         presets={4: "paper-4x", 8: "paper-8x"},
         crops={4: 64, 8: 64},
         batch=4,
         common=("--workers", "4"),
+        ours=(),
         resnet=(),
         vgg="vgg19-dcbb9e9d.pth",
         rates=(2e-4, 1e-4, 5e-5),
         steps=20_000,
+        cobi_steps=None,
         systems=tuple(SYSTEMS),
     ),
 }
@@ -135,9 +143,7 @@ def main() -> None:
     parser.add_argument("what", choices=("data", "train", "curves", "tables"))
     parser.add_argument("--folder", type=Path, required=True, help="what was made there is not made again")
     parser.add_argument("--photos", type=Path, help="a folder of at least 12 photographs")
-    parser.add_argument(
-        "--weights", type=Path, help="a folder of public weights, and of the real size's VGG-19"
-    )
+    parser.add_argument("--weights", type=Path, help="a folder of public weights")
     parser.add_argument("--zoom", type=int, choices=(4, 8), default=4)
     parser.add_argument("--size", choices=tuple(SIZES), default="real" if cuda.is_available() else "small")
     parser.add_argument(
@@ -148,12 +154,14 @@ def main() -> None:
     arguments = parser.parse_args()
     folder, weights, zoom, size = arguments.folder, arguments.weights, arguments.zoom, SIZES[arguments.size]
     runs = folder / f"runs-{arguments.size}-{zoom}x"
+    if arguments.what == "train" and not weights:
+        parser.error("train needs --weights, a folder with " + size.vgg)
     if arguments.what == "data":
         make_data(folder, arguments.photos, arguments.jobs)
     elif arguments.what == "train":
         names = arguments.systems or size.systems
         steps = arguments.steps or size.steps
-        options = {name: options_of(name, folder, weights, zoom, size) for name in names}
+        options = {name: options_of(name, folder, weights, zoom, size, steps) for name in names}
         train(
             [
                 (
@@ -225,13 +233,17 @@ def make_data(
 # --- training ---------------------------------------------------------------------------------------------
 
 
-def options_of(name: str, folder: Path, weights: Path, zoom: int, size: Size) -> tuple[str, ...]:
+def options_of(name: str, folder: Path, weights: Path, zoom: int, size: Size, steps: int) -> tuple[str, ...]:
     """The options of a system's runs, but for the learning rate."""
     options = (*SYSTEMS[name], "--zoom", str(zoom), "--preset", size.presets[zoom], "--seed", "1")
     options += ("--batch", str(size.batch), "--crop", str(size.crops[zoom]), *size.common)
     if name.startswith("srresnet"):
         options += size.resnet
-    if size.vgg and (name in OURS or name.startswith(("srgan", "esrgan", "johnson"))):
+    if name in OURS:
+        options += size.ours
+        if size.cobi_steps is not None:
+            options += ("--l1-steps", str(steps - size.cobi_steps))
+    if name in OURS or name.startswith(("srgan", "esrgan", "johnson")):
         options += ("--vgg-weights", str(weights / size.vgg))
     if name == "syn-calibrated":
         noise = folder / "noise.json"

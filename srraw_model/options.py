@@ -157,7 +157,7 @@ class RunOptions:
         default=16, metadata=_about(int, "Crops of the split val whose PSNR is taken.")
     )
     channels_last: bool = field(
-        default=True, metadata=_about(bool, "Images in memory as a GPU prefers them.")
+        default=True, metadata=_about(bool, "Images channels-last in memory: faster.")
     )
     compile: bool = field(default=False, metadata=_about(bool, "Compile the network by torch.compile."))
     tensorboard: bool = field(

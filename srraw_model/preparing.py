@@ -178,7 +178,7 @@ def prepare_training(
     features = load_vgg19(vgg_weights, deep=needs_deep_features(options)).to(on) if vgg_weights else None
     objectives = objectives_of(options, features, judge)
     network = network.to(on)
-    if on.type == "cuda" and run.channels_last:
+    if run.channels_last:
         network = network.to(memory_format=torch.channels_last)
     mean = copy.deepcopy(network).requires_grad_(False) if options.ema else None
     if run.compile:

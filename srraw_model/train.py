@@ -183,7 +183,7 @@ def _outputs(training: Training, crops: Sample) -> list[Tensor]:
     network, options = training.network, training.options
     bf16 = options.precision != "float32" and training.device.type == "cuda"
     shown = crops.input
-    if training.device.type == "cuda" and training.run.channels_last:
+    if training.run.channels_last:
         shown = shown.contiguous(memory_format=torch.channels_last)
     with torch.autocast(training.device.type, torch.bfloat16, enabled=bf16):
         if isinstance(network, LapSRN):

@@ -97,6 +97,14 @@ def test_the_papers_sizes_see_far():
     assert RRDBNet(channels=2, growth=1).reach == 349
 
 
+@pytest.mark.parametrize("height", [1, 3, 8, 13])
+def test_the_last_convolution_row_by_row_is_the_9x9_one(height):
+    layer = ResNetGenerator(2, channels=5).to_rgb
+    values = torch.randn(2, 5, height, 11)
+    expected = torch.nn.functional.conv2d(values, layer.weight, layer.bias, padding=4)
+    torch.testing.assert_close(layer(values), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_zoom_that_there_is_not_is_refused():
     for make in (ResNetGenerator, LapSRN, JohnsonNet):
         with pytest.raises(ValueError, match="there are 2, 4 and 8"):
