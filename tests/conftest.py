@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import patch as replaced
 
 import hypothesis
 import pytest
@@ -43,3 +45,12 @@ def simulated(tmp_path_factory) -> Path:
 def sequences(simulated, tmp_path) -> Path:
     """A copy of the simulated sequences, for tests that change files."""
     return Path(shutil.copytree(simulated, tmp_path / "sequences"))
+
+
+@pytest.fixture(scope="module", params=["plain torch", "compiled"])
+def way_of_searching(request):
+    """Either way in which CoBi's pairs are found; otherwise the size of the maps decides which one runs."""
+    from srraw_model import search
+
+    with replaced.object(search, "SMALL", math.inf if request.param == "plain torch" else 0):
+        yield request.param
