@@ -12,8 +12,10 @@ from numba import njit
 from srraw_model.matching import TIE, TIE_OF_WEIGHT
 
 Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
+Image = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.int64]
-U = np.uint64
+F, U = np.float64, np.uint64
 BATCH = 16  # rows of the source that are summed at a time, so that they stay in the nearest cache
 
 compiled = njit(nogil=True, error_model="numpy", cache=True)
@@ -132,9 +134,9 @@ def _best_of_block(
 
 @compiled
 def match_patches(
-    a: Floats,
+    a: Image,
     a_size: tuple[int, int],
-    b: Floats,
+    b: Image,
     b_size: tuple[int, int],
     channels: int,
     patch: int,
@@ -144,8 +146,12 @@ def match_patches(
     penalty: Floats,
     tie: float,
     is_l2: bool,
+    level: Floats,
     of_a: Floats,
     of_b: Floats,
+    rough_a: Singles,
+    rough_b: Singles,
+    slack: float,
     cost: Floats,
     order: Integers,
 ) -> None:
@@ -158,14 +164,19 @@ def match_patches(
     exactly the same.
 
     Args:
-        a, b: (C H W,) float64, the two images; their sizes (H, W).
+        a, b: (C H W,) float32 or float64, the two images; their sizes (H, W).
         patch: n, the side of a patch, at least 2.
         first, last: rows of patches of `a` that are done.
         shifts: (S, 2) of dy, dx, the better first where costs are equal.
         penalty: (S,) what a shift adds to the cost, rising.
         tie: costs that differ by less are equal.
-        is_l2: distances |p - q| / sqrt(C n^2), else 1 - (<p, q> - of_a[0] - of_b[0]) of_a[1] of_b[1].
-        of_a, of_b: (2, patches) float64.
+        is_l2: distances |p - q| / sqrt(C n^2), else 1 - (<p, q> - of_a[0] - of_b[0]) of_a[1] of_b[1] of the
+            images less their level.
+        level: (C,) what is taken off both images.
+        of_a, of_b: (2, patches).
+        rough_a, rough_b: the same in float32: a search reads these arrays and the images for every shift, and
+            takes its time for that. What may be better by them is found again by `of_a` and `of_b`.
+        slack: by how much the distances of `rough_a` and `rough_b` are wrong, at most.
         cost, order: (patches of a,) of the best so far, what it costs and which shift it is; changed here.
     """
     a_width, b_width = a_size[1], b_size[1]
@@ -194,14 +205,14 @@ def match_patches(
             for line in range(begin, end):
                 here, there = U(line * a_width + left), U((line + dy) * b_width + left + dx)
                 row = U(steps[0, 2] + line - begin) * pitch
-                _compare(a, here, a_plane, b, there, b_plane, channels, work, row, wide, is_l2)
+                _compare(a, here, a_plane, b, there, b_plane, channels, level, work, row, wide, is_l2)
             _add_lines(work, steps, U(end - begin), pitch, pitch_most, batch)
             y = max(begin - patch + 1, top)
             rows = end - patch + 1 - y
             if rows < 1:
                 continue
-            level = batch + U(y + patch - 1 - begin) * pitch
-            total, free = _add_columns(work, steps, level, U(rows) * pitch, batch + field, field)
+            lines = batch + U(y + patch - 1 - begin) * pitch
+            total, free = _add_columns(work, steps, lines, U(rows) * pitch, batch + field, field)
             for r in range(rows):
                 mine, theirs = U((y + r) * a_columns + left), U((y + r + dy) * b_columns + left + dx)
                 best, summed = U((y + r - first) * a_columns + left), total + U(r) * pitch
@@ -209,8 +220,20 @@ def match_patches(
                     found = _l2(work, summed, free, cost, best, penalty[k], tie, norm, length)
                 else:
                     found = _cosine(
-                        work, summed, free, of_a, mine, of_b, theirs, cost, best, penalty[k], tie, length
+                        work,
+                        summed,
+                        rough_a,
+                        mine,
+                        rough_b,
+                        theirs,
+                        cost,
+                        best,
+                        penalty[k],
+                        tie - slack,
+                        length,
                     )
+                    if found:
+                        _cosines(work, summed, free, of_a, mine, of_b, theirs, penalty[k], length)
                 if found:
                     _keep(work, free, cost, order, best, k, tie, length)
         if k % 256 == 255:
@@ -238,13 +261,14 @@ def _steps(patch: int) -> Integers:
 
 @compiled
 def _compare(
-    a: Floats,
+    a: Image,
     here: int,
     a_plane: int,
-    b: Floats,
+    b: Image,
     there: int,
     b_plane: int,
     channels: int,
+    level: Floats,
     work: Floats,
     row: int,
     count: int,
@@ -257,26 +281,29 @@ def _compare(
         there_2, there_3 = there + b_plane, there + U(2) * b_plane
         if is_l2:
             for x in range(count):
-                red, green = a[here + x] - b[there + x], a[here_2 + x] - b[there_2 + x]
-                blue = a[here_3 + x] - b[there_3 + x]
+                red, green = F(a[here + x]) - F(b[there + x]), F(a[here_2 + x]) - F(b[there_2 + x])
+                blue = F(a[here_3 + x]) - F(b[there_3 + x])
                 work[row + x] = red * red + green * green + blue * blue
         else:
+            first, second, third = level[0], level[1], level[2]
             for x in range(count):
-                red, green = a[here + x] * b[there + x], a[here_2 + x] * b[there_2 + x]
-                work[row + x] = red + green + a[here_3 + x] * b[there_3 + x]
+                red = (F(a[here + x]) - first) * (F(b[there + x]) - first)
+                green = (F(a[here_2 + x]) - second) * (F(b[there_2 + x]) - second)
+                work[row + x] = red + green + (F(a[here_3 + x]) - third) * (F(b[there_3 + x]) - third)
         c = 3
     else:
         for x in range(count):
             work[row + x] = 0.0
     here += U(c) * a_plane
     there += U(c) * b_plane
-    for _ in range(c, channels):
+    for channel in range(c, channels):
         if is_l2:
             for x in range(count):
-                work[row + x] += (a[here + x] - b[there + x]) ** 2
+                work[row + x] += (F(a[here + x]) - F(b[there + x])) ** 2
         else:
+            off = level[channel]
             for x in range(count):
-                work[row + x] += a[here + x] * b[there + x]
+                work[row + x] += (F(a[here + x]) - off) * (F(b[there + x]) - off)
         here += a_plane
         there += b_plane
 
@@ -344,10 +371,9 @@ def _add(work: Floats, to: int, terms: int, a: int, b: int, c: int, d: int, e: i
 def _cosine(
     work: Floats,
     summed: int,
-    out: int,
-    of_a: Floats,
+    of_a: Singles,
     mine: int,
-    of_b: Floats,
+    of_b: Singles,
     theirs: int,
     cost: Floats,
     best: int,
@@ -355,14 +381,33 @@ def _cosine(
     tie: float,
     count: int,
 ) -> int:
+    """How many cost less than the best so far."""
     a_offset, a_scale, b_offset, b_scale = of_a[0], of_a[1], of_b[0], of_b[1]
     better = 0
     for x in range(count):
-        product = work[summed + x] - a_offset[mine + x] - b_offset[theirs + x]
-        value = (1.0 + penalty) - product * a_scale[mine + x] * b_scale[theirs + x]
-        work[out + x] = value
+        product = work[summed + x] - F(a_offset[mine + x]) - F(b_offset[theirs + x])
+        value = (1.0 + penalty) - product * F(a_scale[mine + x]) * F(b_scale[theirs + x])
         better += value < cost[best + x] - tie
     return better
+
+
+@compiled
+def _cosines(
+    work: Floats,
+    summed: int,
+    out: int,
+    of_a: Floats,
+    mine: int,
+    of_b: Floats,
+    theirs: int,
+    penalty: float,
+    count: int,
+) -> None:
+    """What they cost."""
+    a_offset, a_scale, b_offset, b_scale = of_a[0], of_a[1], of_b[0], of_b[1]
+    for x in range(count):
+        product = work[summed + x] - a_offset[mine + x] - b_offset[theirs + x]
+        work[out + x] = (1.0 + penalty) - product * a_scale[mine + x] * b_scale[theirs + x]
 
 
 @compiled

@@ -16,7 +16,7 @@ patches that are wide apart are multiplied, tile by tile.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -284,19 +284,22 @@ def _search_patches(problem: Problem) -> Chosen:
 
     source, target, is_l2 = problem.source, problem.target, problem.distance == "l2"
     stride = source.stride
-    pictures, of_patches = (
-        [grid.values for grid in (source, target)],
+    level = problem.source.origin
+    of_patches, weak = (
         [torch.zeros(2, 1, 1, dtype=torch.float64)] * 2,
+        [torch.zeros(1, 1, dtype=torch.bool)] * 2,
     )
-    weak = [torch.empty(0, dtype=torch.int64)] * 2
     if not is_l2:
-        pictures, of_patches, are_weak = zip(
-            *(_centred(problem, grid) for grid in (source, target)), strict=True
+        level, texture = _level_and_texture(problem)
+        of_patches, weak = zip(
+            *(_offset_and_scale(problem, grid, level, texture) for grid in (source, target)), strict=True
         )
-        weak = [of[::stride, ::stride].reshape(-1).nonzero().squeeze(1) for of in are_weak]
-        if len(weak[1]) > MANY * target.count:
-            return search_by_tiles(problem)
-        of_patches[1][0, are_weak[1]] = math.inf  # so that box sums never choose them
+    weak_source, weak_target = (of[::stride, ::stride].reshape(-1).nonzero().squeeze(1) for of in weak)
+    if len(weak_target) > MANY * target.count:
+        return search_by_tiles(problem)
+    rough, slack = _rounded(of_patches, weak)
+    for of in (of_patches[1], rough[1]):
+        of[0, weak[1]] = math.inf  # so that box sums never choose them
 
     dy, dx = (
         (torch.arange(theirs + mine - 1) - (mine - 1)).numpy()
@@ -311,10 +314,12 @@ def _search_patches(problem: Problem) -> Chosen:
     apart = np.sqrt(squared.reshape(-1)[nearest_first]) / max(source.rows, source.columns)
     rows, columns = (length - source.patch + 1 for length in source.pixels.shape[1:])
     cost, order = np.full((rows, columns), np.inf), np.zeros((rows, columns), np.int64)
-    images = [
-        part for picture in pictures for part in (picture.reshape(-1).numpy(), tuple(picture.shape[1:]))
-    ]
-    offset_and_scale = [of.reshape(2, -1).numpy() for of in of_patches]
+    images = []
+    for grid in (source, target):
+        dtype = grid.pixels.dtype
+        exact = torch.float32 if dtype.is_floating_point and dtype.itemsize <= 4 else torch.float64
+        pixels = grid.pixels.to(exact)
+        images += [pixels.reshape(-1).numpy(), tuple(pixels.shape[1:])]
 
     def band(first: int, last: int) -> None:
         kernels.match_patches(
@@ -327,7 +332,9 @@ def _search_patches(problem: Problem) -> Chosen:
             float(problem.weight_spatial) * apart,
             problem.tie,
             is_l2,
-            *offset_and_scale,
+            level.numpy(),
+            *(of.reshape(2, -1).numpy() for of in (*of_patches, *rough)),
+            slack,
             cost[first:last].reshape(-1),
             order[first:last].reshape(-1),
         )
@@ -338,10 +345,10 @@ def _search_patches(problem: Problem) -> Chosen:
     y, x = np.mgrid[: source.rows, : source.columns]
     by = shifts[order[::stride, ::stride]]
     index = torch.from_numpy(((y + by[..., 0]) * target.columns + x + by[..., 1]).reshape(-1))
-    for strip in weak[0].split(matching.SOURCE_STRIP) if len(weak[0]) else ():
+    for strip in weak_source.split(matching.SOURCE_STRIP) if len(weak_source) else ():
         index[strip] = search_strip(problem, strip)[0]
     found = problem.chosen(index)
-    return _rank_apart(problem, found, weak[1]) if len(weak[1]) else found
+    return _rank_apart(problem, found, weak_target) if len(weak_target) else found
 
 
 def _rank_apart(problem: Problem, found: Chosen, targets: Tensor) -> Chosen:
@@ -357,19 +364,24 @@ def _rank_apart(problem: Problem, found: Chosen, targets: Tensor) -> Chosen:
     return problem.chosen(index)
 
 
-def _centred(problem: Problem, grid: PatchGrid) -> tuple[Tensor, Tensor, Tensor]:
-    """What box sums need for the cosine: a picture; two numbers of each of its patches; which are weak.
+def _level_and_texture(problem: Problem) -> tuple[Tensor, Tensor]:
+    """The target's mean patch: its level, a mean of every channel (C,), and what is left, (1, C, n, n)."""
+    mean = problem.mean.view(1, -1, problem.target.patch, problem.target.patch)
+    level = problem.target.origin + mean.mean(dim=(0, 2, 3))
+    return level, mean - (level - problem.target.origin)[:, None, None]
 
-    The picture (C, height, width) is less the mean of every channel, as the target's patches see it: so what
-    is left of their mean patch m is its texture, next to nothing in most pictures. Of every patch p at stride
-    1, (2, rows, columns): <p, m> - |m|^2/2 and 1 / |p - m|, 0 where that has no length. With these
-    <p - m, q - m> = <p, q> - (<p, m> - |m|^2/2) - (<q, m> - |m|^2/2). What is flat is at least as far from m
-    as m has texture, and never weak.
+
+def _offset_and_scale(
+    problem: Problem, grid: PatchGrid, level: Tensor, texture: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What box sums need for the cosine of an image's patches at stride 1; and which patches are weak.
+
+    The picture is less the level of the target's mean patch m: so what is left of m is its texture, next to
+    nothing in most pictures. Of every patch p, (2, rows, columns): <p, m> - |m|^2/2 and 1 / |p - m|, 0 where
+    that has no length. With these <p - m, q - m> = <p, q> - (<p, m> - |m|^2/2) - (<q, m> - |m|^2/2). What is
+    flat is at least as far from m as m has texture, and never weak.
     """
-    mean = problem.mean.view(1, -1, grid.patch, grid.patch)
-    level = mean.mean(dim=(2, 3), keepdim=True)
-    texture = mean - level
-    picture = (grid.values - level[0])[None]
+    picture = (grid.pixels.double() - level[:, None, None])[None]
     rows = range(0, picture.shape[2] - grid.patch + 1, STRIP_ROWS)
     strips = [picture[:, :, y : y + STRIP_ROWS + grid.patch - 1] for y in rows]
     along = torch.cat([functional.conv2d(strip, texture)[0, 0] for strip in strips])
@@ -377,7 +389,27 @@ def _centred(problem: Problem, grid: PatchGrid) -> tuple[Tensor, Tensor, Tensor]
     of_texture = texture.square().sum()
     square = (square - 2 * along + of_texture).clamp(min=0)
     least = torch.stack(
-        [WEAK**2 * of_texture, FAINT**2 * mean.square().sum(), 4 * problem.no_length.square()]
+        [WEAK**2 * of_texture, FAINT**2 * problem.mean.square().sum(), 4 * problem.no_length.square()]
     )
     scale = torch.where(square > 0, square, math.inf).rsqrt()
-    return picture[0], torch.stack([along - of_texture / 2, scale]), square < least.amax()
+    return torch.stack([along - of_texture / 2, scale]), square < least.amax()
+
+
+def _rounded(of_patches: Sequence[Tensor], weak: Sequence[Tensor]) -> tuple[list[Tensor], float]:
+    """Both images' offsets and scales in float32; and by how much that changes a cosine, at most.
+
+    Of (<p, q> - o_p - o_q) s_p s_q, at most 1, a rounded scale changes its share; a rounded offset is scaled.
+    """
+    rough = [of.float() for of in of_patches]
+    share, moved, greatest = [], [], []
+    for of, rounded, without in zip(of_patches, rough, weak, strict=True):
+        (offset, scale), (offset_32, scale_32) = (v.flatten(1) for v in (of, rounded.double()))
+        counted = ~without.reshape(-1) & (scale > 0)
+        if not counted.any():
+            return rough, 0.0
+        share.append((scale_32 / scale - 1).abs()[counted].amax())
+        moved.append(((offset_32 - offset).abs() * scale)[counted].amax())
+        greatest.append(scale[counted].amax())
+    changed = moved[0] * greatest[1] + moved[1] * greatest[0]
+    scaled = (1 + share[0]) * (1 + share[1])
+    return rough, 2 * float(scaled - 1 + changed * scaled)
