@@ -100,6 +100,19 @@ def test_what_is_nearly_equal_is_told_apart_beside_what_is_bright(greatest, patc
     assert (chosen - cost.amin(1)).max() < 1e-12 + 1e-14 * float(chosen.max())
 
 
+@pytest.mark.parametrize("contrast", [0.003, 0.1])
+def test_what_is_faint_beside_the_mean_patch_is_told_apart(contrast):
+    """Stripes that all patches share are taken off them all, and leave differences that float32 loses."""
+    stripes = 0.5 + 0.4 * (torch.arange(60) % 2)
+    source, target, change = random_maps((1, 3, 60, 60), (1, 3, 60, 60), (1, 3, 60, 30))
+    target[..., 30:] = target[..., :30] + 1e-4 * change  # two that are nearly alike, for every source
+    images = [(stripes + contrast * noise).float() for noise in (source, target)]
+    maps = [F.unfold(image.double(), 4, stride=2).view(-1, 29, 29) for image in images]
+    cost, _ = brute_force(*maps, 0)
+    index = match(*images, patch=4, stride=2, weight_spatial=0).index[0]
+    assert (cost.gather(1, index[:, None])[:, 0] - cost.amin(1)).max() < 1e-9
+
+
 def with_flat(share, **more):
     image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     image[:, :, : round(32 * share)] = 1
