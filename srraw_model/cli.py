@@ -86,7 +86,9 @@ def _kind_of(kind: type) -> Callable[..., Any]:
 @click.command("srraw-train", cls=SystemErrorsTold, context_settings=SETTINGS)
 @click.argument("data", type=PATH)
 @click.option("--out", type=PATH, default=Path("run"), show_default=True, help="Folder of the run.")
-@click.option("--config", type=PATH, help="TOML file of any options below; the command line goes before it.")
+@click.option(
+    "--config", type=PATH, help="TOML file of any options from --preset on; the command line goes before it."
+)
 @click.option("--print-config", is_flag=True, help="Print all options as such a file, and stop.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, by its own options.")
 @overwrite_option

@@ -353,6 +353,10 @@ def check_options(options: TrainingOptions) -> None:
             "A variant is one of ours; a baseline is chosen by its pairs.",
         ),
         (
+            options.baseline != "esrgan" or options.zoom % 4 == 0,
+            "ESRGAN enlarges 4X, and 8X with a bicubic step after it; there is none for 2X.",
+        ),
+        (
             options.wide is None or options.network == "paper",
             "wide belongs to the paper's network alone.",
         ),

@@ -150,9 +150,8 @@ def prepare_training(
 
     on = chosen_device(local_device(run.device))
     if options.precision == "bf16" and on.type == "cpu":
-        raise UserError(
-            "bf16 is for a GPU; the CPU trains in float32.", "Leave --precision out.", wrong_use=True
-        )
+        hint = "Resume it on a GPU: the run began with bf16." if stored else "Leave --precision out."
+        raise UserError("bf16 is for a GPU; the CPU trains in float32.", hint, wrong_use=True)
     ranks = join_ranks(on)
     if options.batch % (ranks.count * options.accumulate):
         raise UserError(

@@ -67,6 +67,8 @@ def writing_log(run: Path, *, begun_at: int, tensorboard: bool) -> Iterator[Call
             board.add_scalar("learning_rate", record.learning_rate, record.step)
             board.add_scalar("gradient_norm", record.gradient_norm, record.step)
             board.add_scalar("seconds", record.seconds, record.step)
+            for part, seconds in record.cost.items():
+                board.add_scalar(f"seconds/{part}", seconds, record.step)
             if record.validation_db is not None:
                 board.add_scalar("validation/psnr_db", record.validation_db, record.step)
             board.flush()

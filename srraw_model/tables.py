@@ -93,6 +93,11 @@ class Mean:
     low: float
     high: float
 
+    @property
+    def limits(self) -> tuple[float, float] | tuple[str, str]:
+        """Low and high; empty where there is no interval."""
+        return (self.low, self.high) if math.isfinite(self.low) else ("", "")
+
     def told(self, digits: int, *, signed: bool = False, gap: str = " ") -> str:
         """For a table: 25.03 (24.11 to 25.94); the value alone where there is no interval."""
         value, low, high = (
@@ -312,16 +317,22 @@ def write_tables(
         open(temporary, "w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["pair", "sequence", "model", *METRICS, "lpips_backbone", "counted", "failed"])
+        limits = [f"{metric}_{limit}" for metric in METRICS for limit in ("low", "high")]
+        writer.writerow(
+            ["pair", "sequence", "model", *METRICS, "lpips_backbone", "counted", "failed", *limits]
+        )
         backbone = evaluation.lpips.backbone if evaluation.lpips else ""
         for s in scores:
             lpips = "" if s.lpips is None else s.lpips
             writer.writerow(
                 [s.pair, s.sequence, s.model, s.psnr_db, s.ssim, lpips, backbone, s.counted, s.failed]
+                + [""] * len(limits)
             )
         for row in rows:
-            values = [row.means[metric].value if metric in row.means else "" for metric in METRICS]
-            writer.writerow(["mean", "", row.model, *values, backbone, row.counted, row.failed])
+            means = [row.means.get(metric) for metric in METRICS]
+            values = [mean.value if mean else "" for mean in means]
+            known = [limit for mean in means for limit in (mean.limits if mean else ("", ""))]
+            writer.writerow(["mean", "", row.model, *values, backbone, row.counted, row.failed, *known])
     _write_page(evaluation, scores, rows, out, table)
     return out / TABLE_FILE, out / SCORES_FILE, out / PAGE_FILE
 

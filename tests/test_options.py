@@ -87,6 +87,7 @@ def test_what_is_printed_asks_for_the_same_run(data, tmp_path, arguments):
         ("baseline = 'lapsrn'\nloss = 'cobi'", "A baseline has its own network and loss: leave out loss"),
         ("pairs = 'bicubic'", "pairs belong to a baseline"),
         ("baseline = 'lapsrn'\nvariant = 'png'", "A variant is one of ours"),
+        ("baseline = 'esrgan'\nzoom = 2", "there is none for 2X"),
         ("batch = 4\naccumulate = 3", "in 3 equal parts"),
         ("precision = 'bf16'", "bf16 is for a GPU"),
         ("ema = 1.0", "A decay of 1.0"),

@@ -59,6 +59,8 @@ def test_tensorboard_shows_what_the_log_holds(data, tmp_path):
     ):
         wanted = {line["step"]: line[of_line] for line in lines}
         assert shown[name] == pytest.approx(wanted, rel=1e-6), name
+    wanted = {line["step"]: line["cost"]["network"] for line in lines}
+    assert shown["seconds/network"] == pytest.approx(wanted, rel=1e-6)
 
     list(train(prepare_training(data, out=run, overwrite=True, steps=5, **QUICK)))
     assert list(scalars(run)["seconds"]) == [5], "of another run in its place nothing is left"

@@ -63,6 +63,10 @@ def test_the_files_say_the_same_and_state_the_protocol(evaluation, scores, tmp_p
     record = json.loads((tmp_path / "eval/metrics.json").read_text())
     for mean, row, printed in zip(record["mean"], rows[-2:], rows_of(scores), strict=True):
         assert mean["mean"]["psnr_db"]["value"] == float(row["psnr_db"]) == printed.means["psnr_db"].value
+        for limit in ("low", "high"):
+            told = row[f"psnr_db_{limit}"]
+            assert (float(told) if told else None) == mean["mean"]["psnr_db"][limit]
+        assert (row["lpips"], row["lpips_low"]) == ("", "")
         assert cells_of(printed)[1] in text
 
 
