@@ -10,10 +10,10 @@ feature has no length. D with distance="l2": |p - q| / sqrt(C).
 D': the Euclidean distance of the two positions ((column + 1/2) / max(H, W), (row + 1/2) / max(H, W)), each in
 its own map. weight_spatial=0 is the contextual loss, Eq. 1.
 
-Only the chosen pairs carry a gradient. So they are searched first, without autograd, and evaluated again with
-it. The search is exact in two steps: a float32 pass bounds the cost of every source position in every block
-of targets; the few blocks that the bounds do not exclude are then ranked in float64. Equal costs go to the
-smaller D', then to the lower index. The largest array is a tile of the cost matrix.
+Only the chosen pairs carry a gradient, that of their D. The search is exact in two steps: a float32 pass
+bounds the cost of every source position in every block of targets; the few blocks that the bounds do not
+exclude are then ranked in float64. Equal costs go to the smaller D', then to the lower index. The largest
+array is a tile of the cost matrix.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from srraw_model.formulations import contextual_loss, released_loss
 from srraw_model.matching import Problem, problems
-from srraw_model.search import search
+from srraw_model.search import gradient_of_patches, search
 
 SOURCE_STRIP = 1024  # source features held at a time
 OTHERS = {"contextual": contextual_loss, "released": released_loss}
@@ -189,7 +189,7 @@ def _loss(
 class _ChosenCost(torch.autograd.Function):
     """Mean cost of the chosen pairs; which they are has no gradient, what they cost has.
 
-    The features of the pairs are gathered anew for the gradient, strip by strip, rather than kept.
+    The features of the pairs are gathered anew for the gradient rather than kept.
     """
 
     @staticmethod
@@ -207,32 +207,26 @@ class _ChosenCost(torch.autograd.Function):
         of_each = of_loss / len(index)
         grids = problem.source, problem.target
         wanted = ctx.needs_input_grad[:2]
-        gradients = [
+        if wanted == (True, False) and (of_sum := gradient_of_patches(problem, index)) is not None:
+            return problem.source.as_image(of_sum.mul_(of_each)), None, None
+        of_source, of_target = (
             grid.no_gradient(once=grid is problem.source) if want else None
             for grid, want in zip(grids, wanted, strict=True)
-        ]
+        )
         of_mean = torch.zeros_like(problem.mean)
         for strip in torch.arange(len(index), device=index.device).split(SOURCE_STRIP):
-            places = strip, index[strip]
-            features = [grid.features(at) for grid, at in zip(grids, places, strict=True)]
-            with torch.enable_grad():
-                p, q, mean = (
-                    values.detach().requires_grad_(want)
-                    for values, want in zip((*features, problem.mean), (*wanted, wanted[1]), strict=True)
-                )
-                directions = problem.directions(p, mean), problem.directions(q, mean)
-                total = problem.feature_distances(*directions).sum()
-            leaves = [leaf for leaf in (p, q, mean) if leaf.requires_grad]
-            found = iter(torch.autograd.grad(total, leaves, of_each, allow_unused=True))
-            for grid, gradient, at in zip(grids, gradients, places, strict=True):
-                if gradient is not None:
-                    grid.add_gradient(gradient, at, next(found))
-            for of_mean_here in found:
-                of_mean += 0 if of_mean_here is None else of_mean_here
-        if gradients[1] is not None:
-            problem.target.add_gradient_of_mean(gradients[1], of_mean)
+            mine, theirs = (problem.source, strip), (problem.target, index[strip])
+            of_p = problem.gradient(*mine, *theirs).mul_(of_each)
+            if of_source is not None:
+                problem.source.add_gradient(of_source, strip, of_p)
+            if of_target is not None:
+                of_q = problem.gradient(*theirs, *mine).mul_(of_each)
+                problem.target.add_gradient(of_target, index[strip], of_q)
+                of_mean -= of_p.add_(of_q).sum(dim=0)  # D is of p - m and q - m
+        if of_target is not None:
+            problem.target.add_gradient_of_mean(of_target, of_mean)
         images = [
             None if gradient is None else grid.as_image(gradient)
-            for grid, gradient in zip(grids, gradients, strict=True)
+            for grid, gradient in zip(grids, (of_source, of_target), strict=True)
         ]
         return *images, None

@@ -75,10 +75,10 @@ class PatchGrid:
     def features(self, index: Tensor) -> Tensor:
         """(K,) positions -> (K, C n^2) float64."""
         if self._is_map:
-            return self._rows_of_features.index_select(0, index).double() - self.origin
+            return self._rows_of_features.index_select(0, index).double().sub_(self.origin)
         pixel = self._pixels_of(index)
         samples = self.pixels.reshape(-1).index_select(0, pixel.reshape(-1)).reshape(pixel.shape)
-        return samples.double() - self.origin.repeat_interleave(self.patch**2)
+        return samples.double().sub_(self.origin.repeat_interleave(self.patch**2))
 
     @cached_property
     def _rows_of_features(self) -> Tensor:
@@ -93,10 +93,14 @@ class PatchGrid:
     def _pixels_of(self, index: Tensor) -> Tensor:
         """Where the samples of patches (K,) lie in the flat image, (K, C n^2)."""
         channels, height, width = self.pixels.shape
-        corner = (index // self.columns * width + index % self.columns) * self.stride
         plane, side = (torch.arange(n, device=index.device) for n in (channels, self.patch))
         offset = plane[:, None, None] * (height * width) + side[:, None] * width + side
-        return corner[:, None] + offset.reshape(1, -1)
+        return self.corners(index)[:, None] + offset.reshape(1, -1)
+
+    def corners(self, index: Tensor) -> Tensor:
+        """Where patches (K,) begin in a plane of the image, (K,)."""
+        row, column = index // self.columns, index % self.columns
+        return (row * self.pixels.shape[2] + column) * self.stride
 
     def no_gradient(self, *, once: bool) -> Tensor:
         """Zeros to which `add_gradient` adds: rows of features (N, C) of a map, else an image.
@@ -193,32 +197,42 @@ class Problem:
 
     def features(self, grid: PatchGrid, index: Tensor) -> Tensor:
         """(K, C) float64, centred; of length 1 (or 0) where the distance is the cosine's."""
-        return self.directions(grid.features(index), self.mean)
+        centred = grid.features(index).sub_(self.mean)  # in place: new memory costs more than the sum
+        return centred if self.distance == "l2" else centred.mul_(self._inverse_lengths(centred))
 
     def directions(self, features: Tensor, mean: Tensor) -> Tensor:
         """Likewise, of features (K, C) and their mean (C,); differentiable."""
         centred = features - mean
-        if self.distance == "l2":
-            return centred
-        # The root is never taken of zero, whose gradient would be infinite.
-        square = centred.square().sum(dim=1, keepdim=True)
-        has_length = square > self.no_length.square()
-        return centred * torch.where(has_length, torch.where(has_length, square, 1.0).rsqrt(), 0.0)
+        return centred if self.distance == "l2" else centred * self._inverse_lengths(centred)
+
+    def _inverse_lengths(self, centred: Tensor) -> Tensor:
+        """(K, C) -> (K, 1) 1 / length, 0 where there is none."""
+        length = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+        has_length = length > self.no_length
+        # Never 1 / 0, whose gradient would be infinite.
+        return torch.where(has_length, 1 / torch.where(has_length, length, 1.0), 0.0)
 
     def feature_distances(self, p: Tensor, q: Tensor) -> Tensor:
-        """D (K,) of directions (K, C) and (K, C); differentiable."""
+        """D (K,) of directions (K, C) and (K, C)."""
         if self.distance == "l2":
             return torch.linalg.vector_norm(p - q, dim=1) / math.sqrt(p.shape[1])
         return 1 - (p * q).sum(dim=1)
 
-    def chosen(self, index: Tensor) -> Chosen:
-        """The distances of targets (N,) that are chosen by the sources in turn."""
-        positions = torch.arange(len(index), device=index.device)
-        feature = [
-            self.feature_distances(self.features(self.source, i), self.features(self.target, index[i]))
-            for i in positions.split(SOURCE_STRIP)
-        ]
-        return Chosen(index, torch.cat(feature), self.spatial_distances(positions, index))
+    def gradient(self, grid: PatchGrid, index: Tensor, other: PatchGrid, other_index: Tensor) -> Tensor:
+        """dD/dp (K, C) of the features p of (K,) positions and q of as many of the other grid, m held fixed.
+
+        Cosine, of directions u = (p - m) / |p - m| and v = (q - m) / |q - m|: (<u, v> u - v) / |p - m|.
+        l2: (p - q) / (|p - q| sqrt(C)). Where these are not defined it is 0.
+        """
+        if self.distance == "l2":
+            apart = grid.features(index).sub_(other.features(other_index))
+            length = torch.linalg.vector_norm(apart, dim=1, keepdim=True)
+            return apart.mul_(torch.where(length > 0, 1 / (length * math.sqrt(apart.shape[1])), 0.0))
+        u, v = grid.features(index).sub_(self.mean), self.features(other, other_index)
+        per_length = self._inverse_lengths(u)
+        u.mul_(per_length)
+        along = (u * v).sum(dim=1, keepdim=True)
+        return u.mul_(along).sub_(v).mul_(per_length)
 
     def spatial_distances(self, source_index: Tensor, target_index: Tensor) -> Tensor:
         """(K,) and (K,) positions -> (K,) D'."""

@@ -20,9 +20,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -41,6 +42,7 @@ from srraw_model.matching import (
 )
 
 T = TypeVar("T")
+Floats = npt.NDArray[np.float64]
 
 SMALL = 2e8  # multiplications below which nothing need be compiled
 GROUP = 1024  # sources that are searched together
@@ -63,13 +65,9 @@ STRIP_ROWS = 16  # of a picture that are unfolded at a time
 def search(problem: Problem) -> Chosen:
     """What every source position chooses."""
     source, target = problem.source, problem.target
-    work = source.count * target.count * len(problem.mean)
-    on_cpu = source.pixels.device.type == "cpu" and find_spec("numba") is not None
-    if work < SMALL:
-        return search_by_tiles(problem)
-    if source.patch == 1 and gpu_search.runs_on(source.pixels.device):
+    if not _is_small(problem) and source.patch == 1 and gpu_search.runs_on(source.pixels.device):
         return gpu_search.search_maps(problem)
-    if not on_cpu:
+    if not _is_compiled(problem):
         return search_by_tiles(problem)
     if source.patch == 1:
         return _search_maps(problem)
@@ -77,6 +75,16 @@ def search(problem: Problem) -> Chosen:
     if source.stride <= DENSE_STRIDE and of_shift:
         return _search_patches(problem)
     return search_by_tiles(problem)
+
+
+def _is_small(problem: Problem) -> bool:
+    return problem.source.count * problem.target.count * len(problem.mean) < SMALL
+
+
+def _is_compiled(problem: Problem) -> bool:
+    """Whether it is worth the loops of kernels.py, and there they are."""
+    on_cpu = problem.source.pixels.device.type == "cpu"
+    return on_cpu and not _is_small(problem) and find_spec("numba") is not None
 
 
 # --- feature maps -----------------------------------------------------------------------------------------
@@ -314,16 +322,14 @@ def _search_patches(problem: Problem) -> Chosen:
     apart = np.sqrt(squared.reshape(-1)[nearest_first]) / max(source.rows, source.columns)
     rows, columns = (length - source.patch + 1 for length in source.pixels.shape[1:])
     cost, order = np.full((rows, columns), np.inf), np.zeros((rows, columns), np.int64)
-    images = []
-    for grid in (source, target):
-        dtype = grid.pixels.dtype
-        exact = torch.float32 if dtype.is_floating_point and dtype.itemsize <= 4 else torch.float64
-        pixels = grid.pixels.to(exact)
-        images += [pixels.reshape(-1).numpy(), tuple(pixels.shape[1:])]
+    a, b = _values(source), _values(target)
 
     def band(first: int, last: int) -> None:
         kernels.match_patches(
-            *images,
+            a,
+            tuple(source.pixels.shape[1:]),
+            b,
+            tuple(target.pixels.shape[1:]),
             len(source.pixels),
             source.patch,
             first,
@@ -347,7 +353,7 @@ def _search_patches(problem: Problem) -> Chosen:
     index = torch.from_numpy(((y + by[..., 0]) * target.columns + x + by[..., 1]).reshape(-1))
     for strip in weak_source.split(matching.SOURCE_STRIP) if len(weak_source) else ():
         index[strip] = search_strip(problem, strip)[0]
-    found = problem.chosen(index)
+    found = _chosen_patches(problem, index)
     return _rank_apart(problem, found, weak_target) if len(weak_target) else found
 
 
@@ -361,7 +367,54 @@ def _rank_apart(problem: Problem, found: Chosen, targets: Tensor) -> Chosen:
         for block in targets.split(BLOCK):
             best = best_of_block(problem, p, position, block, best)
         index[strip] = best[2]
-    return problem.chosen(index)
+    return _chosen_patches(problem, index)
+
+
+def _values(grid: PatchGrid) -> npt.NDArray[np.floating]:
+    """The image as kernels take it, (C height width,) float32 or float64, as exact as it is."""
+    dtype = grid.pixels.dtype
+    exact = torch.float32 if dtype.is_floating_point and dtype.itemsize <= 4 else torch.float64
+    return grid.pixels.detach().to(exact).reshape(-1).numpy()
+
+
+def _chosen_patches(problem: Problem, index: Tensor) -> Chosen:
+    """`Problem.chosen` of patches."""
+    (feature, *_), _ = _compared(problem, index)
+    sources = torch.arange(len(index))
+    return Chosen(index, torch.from_numpy(feature), problem.spatial_distances(sources, index))
+
+
+def gradient_of_patches(problem: Problem, index: Tensor) -> Tensor | None:
+    """The source image's gradient of the sum of all D, (C, height, width) float64, where kernels find it."""
+    if problem.source.patch == 1 or not _is_compiled(problem):
+        return None
+    from srraw_model import kernels
+
+    (_, *shares), pairs = _compared(problem, index)
+    gradient = torch.zeros(problem.source.pixels.shape, dtype=torch.float64)
+    kernels.add_pairs(*pairs, *shares, gradient.view(-1).numpy())
+    return gradient
+
+
+def _compared(problem: Problem, index: Tensor) -> tuple[list[Floats], tuple[Any, ...]]:
+    """D of every source patch and the target patch (N,), with the shares of its gradient; and the pairs.
+
+    Both as `kernels.compare_pairs` has them.
+    """
+    from srraw_model import kernels
+
+    grids, sources = (problem.source, problem.target), torch.arange(len(index))
+    sizes = [n for grid in grids for n in (grid.pixels[0].numel(), grid.pixels.shape[2])]
+    pairs = (
+        *(_values(grid) for grid in grids),
+        np.array(sizes),
+        problem.source.origin.numpy(),
+        problem.mean.view(-1, problem.source.patch, problem.source.patch).numpy(),
+        torch.stack([grid.corners(at) for grid, at in zip(grids, (sources, index), strict=True)], 1).numpy(),
+    )
+    found = [np.empty(len(index)) for _ in range(3)]
+    kernels.compare_pairs(*pairs, problem.distance == "l2", float(problem.no_length), *found)
+    return found, pairs
 
 
 def _level_and_texture(problem: Problem) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ def brute_force(source, target, weight_spatial=0.1, distance="cosine"):
         length = p.norm(dim=1)[:, None] * q.norm(dim=1)
         cost = 1 - (p @ q.T / length).where(length > 1e-14, torch.tensor(0.0).double())
     else:
-        cost = (p[:, None] - q).square().sum(2).sqrt() / math.sqrt(p.shape[1])
+        cost = torch.linalg.vector_norm(p[:, None] - q, dim=2) / math.sqrt(p.shape[1])
     spatial = (x[:, None] - y).square().sum(2).sqrt()
     cost = cost + weight_spatial * spatial
     tied = cost <= cost.amin(1, keepdim=True) + 1e-11

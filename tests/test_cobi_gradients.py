@@ -7,6 +7,7 @@ from unittest.mock import patch as replaced
 import pytest
 import torch
 from brute_force import brute_force, random_maps
+from torch.nn import functional
 
 from srraw_model import cobi
 from srraw_model.cobi import contextual_bilateral_loss, contextual_bilateral_rgb_loss, match
@@ -42,6 +43,28 @@ def test_gradient_reaches_the_target_and_its_mean(distance):
     assert unchosen.any()
     if distance == "l2":  # which has no mean
         assert expected[1][0].flatten(1)[:, unchosen].abs().max() == 0
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_the_gradient_of_patches_where_only_the_source_wants_one(distance, stride):
+    """Other code than where the target wants one, too: here with patches that are equal, and flat ones."""
+    source, target = random_maps((1, 3, 13, 12), (1, 3, 12, 13))
+    source[..., :6, :6] = target[..., 6:, :6]
+    source[..., 8:, 7:] = 0.3
+    source.requires_grad_()
+
+    def features(image):
+        sides = [(length - 4) // stride + 1 for length in image.shape[2:]]
+        return functional.unfold(image, 4, stride=stride).view(-1, *sides)
+
+    cost, index = brute_force(features(source), features(target), 0.1, distance)
+    (expected,) = torch.autograd.grad(cost.gather(1, index[:, None]).mean(), source)
+    loss = contextual_bilateral_rgb_loss(source, target, 4, stride, distance=distance)
+    (ours,) = torch.autograd.grad(loss, source)
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+    found = match(source, target, patch=4, stride=stride, distance=distance).feature_distance
+    assert found.min() < 1e-12
 
 
 def test_a_gradient_in_half_precision_is_rounded_once():
