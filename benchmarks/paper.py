@@ -86,7 +86,7 @@ class Size:
         presets, crops: by zoom; crops in mosaic pixels.
         common, ours, resnet: further options of all, of ours, and of SRResNet.
         vgg: the file of VGG-19 in --weights.
-        cobi_steps: the last steps of ours; those before are of L1. None leaves it to the preset.
+        cobi_steps: the last steps of ours, a quarter at most, after those of L1; None: as the preset has it.
         systems: those that are trained unless told otherwise.
     """
 
@@ -116,7 +116,7 @@ SIZES = {
         rates=(2e-3, 1e-3, 5e-4),
         steps=6400,
         cobi_steps=300,
-        systems=("raw", "png", "syn-raw", "srresnet-a"),
+        systems=("raw", "png", "syn-raw", "srresnet-a", "srresnet-b"),
     ),
     "real": Size(
         presets={4: "paper-4x", 8: "paper-8x"},
@@ -242,7 +242,7 @@ def options_of(name: str, folder: Path, weights: Path, zoom: int, size: Size, st
     if name in OURS:
         options += size.ours
         if size.cobi_steps is not None:
-            options += ("--l1-steps", str(steps - size.cobi_steps))
+            options += ("--l1-steps", str(steps - min(size.cobi_steps, steps // 4)))
     if name in OURS or name.startswith(("srgan", "esrgan", "johnson")):
         options += ("--vgg-weights", str(weights / size.vgg))
     if name == "syn-calibrated":
