@@ -306,6 +306,8 @@ def _search_patches(problem: Problem) -> Chosen:
     if len(weak_target) > MANY * target.count:
         return search_by_tiles(problem)
     rough, slack = _rounded(of_patches, weak)
+    if not math.isfinite(slack):  # beyond what float32 holds
+        return search_by_tiles(problem)
     for of in (of_patches[1], rough[1]):
         of[0, weak[1]] = math.inf  # so that box sums never choose them
 

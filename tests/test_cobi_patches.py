@@ -100,6 +100,14 @@ def test_what_is_nearly_equal_is_told_apart_beside_what_is_bright(greatest, patc
     assert (chosen - cost.amin(1)).max() < 1e-12 + 1e-14 * float(chosen.max())
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e22, 1e30])
+def test_values_that_float32_hardly_holds_change_nothing(scale):
+    source, target = (scale * values.float() for values in random_maps((1, 3, 20, 20), (1, 3, 20, 20)))
+    maps = [F.unfold(image.double(), 4).view(-1, 17, 17) for image in (source, target)]
+    expected = brute_force(*(values / scale for values in maps), 0.1, "cosine")[1]
+    assert torch.equal(match(source, target, patch=4).index[0], expected)
+
+
 @pytest.mark.parametrize("contrast", [0.003, 0.1])
 def test_what_is_faint_beside_the_mean_patch_is_told_apart(contrast):
     """Stripes that all patches share are taken off them all, and leave differences that float32 loses."""
