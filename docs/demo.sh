@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole path, small, into the folder given: what `make demo` runs. About seven minutes on two idle cores.
+# The whole path, small, into the folder given: what `make demo` runs. Seven to eleven minutes on two cores.
 set -euo pipefail
 
 demo="${1:-demo}"
