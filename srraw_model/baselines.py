@@ -270,7 +270,7 @@ class _NineByNine(nn.Conv2d):
 
     def forward(self, values: Tensor) -> Tensor:
         rows = self.weight.permute(2, 0, 1, 3).flatten(0, 1).unsqueeze(2)
-        by_row = functional.conv2d(functional.pad(values, (0, 0, 4, 4)), rows, padding=(0, 4)).chunk(9, dim=1)
+        by_row = functional.pad(functional.conv2d(values, rows, padding=(0, 4)), (0, 0, 4, 4)).chunk(9, dim=1)
         moved = (row[:, :, n : n + values.shape[2]] for n, row in enumerate(by_row))
         return sum(moved, self.bias[:, None, None])
 

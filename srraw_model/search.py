@@ -174,7 +174,8 @@ def _usable(problem: Problem) -> bool:
     """Whether float32 holds the squares of the sources; those of the cosine are brought to length 1."""
     if problem.distance == "cosine":
         return True
-    extremes = torch.stack(problem.source.pixels.flatten(1).aminmax(dim=1)).double()
+    least_and_greatest = problem.source.pixels.flatten(1).aminmax(dim=1)
+    extremes = torch.stack([values.double() for values in least_and_greatest])  # autocast stacks no float16
     return bool((extremes - problem.source.origin - problem.mean).abs().max() < GREATEST)
 
 

@@ -236,11 +236,13 @@ def test_the_search_leaves_torch_its_threads():
         torch.set_num_threads(before)
 
 
-def test_autocast_changes_nothing():
-    source, target = random_maps((1, 32, 20, 20), (1, 32, 20, 20), dtype=torch.float32)
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_autocast_changes_nothing(dtype, distance):
+    source, target = (values.to(dtype) for values in random_maps((1, 32, 20, 20), (1, 32, 20, 20)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = match(source, target)
-    assert torch.equal(inside.index, match(source, target).index)
+        inside = match(source, target, distance=distance)
+    assert torch.equal(inside.index, match(source, target, distance=distance).index)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7])
