@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,9 @@ from srraw_model.matching import (
     search_by_tiles,
     search_strip,
 )
+
+if TYPE_CHECKING:
+    from srraw_model.pair_kernels import Pairs
 
 T = TypeVar("T")
 Floats = npt.NDArray[np.float64]
@@ -82,7 +85,7 @@ def _is_small(problem: Problem) -> bool:
 
 
 def _is_compiled(problem: Problem) -> bool:
-    """Whether it is worth the loops of kernels.py, and there they are."""
+    """Whether it is worth compiled loops, and there they are."""
     on_cpu = problem.source.pixels.device.type == "cpu"
     return on_cpu and not _is_small(problem) and find_spec("numba") is not None
 
@@ -381,8 +384,8 @@ def _values(grid: PatchGrid) -> npt.NDArray[np.floating]:
 
 
 def _chosen_patches(problem: Problem, index: Tensor) -> Chosen:
-    """`Problem.chosen` of patches."""
-    (feature, *_), _ = _compared(problem, index)
+    """D and D' of the target patches (N,) that are chosen by the sources in turn."""
+    _, (feature, *_) = _compared(problem, index)
     sources = torch.arange(len(index))
     return Chosen(index, torch.from_numpy(feature), problem.spatial_distances(sources, index))
 
@@ -391,33 +394,31 @@ def gradient_of_patches(problem: Problem, index: Tensor) -> Tensor | None:
     """The source image's gradient of the sum of all D, (C, height, width) float64, where kernels find it."""
     if problem.source.patch == 1 or not _is_compiled(problem):
         return None
-    from srraw_model import kernels
+    from srraw_model import pair_kernels
 
-    (_, *shares), pairs = _compared(problem, index)
+    pairs, (_, *shares) = _compared(problem, index)
     gradient = torch.zeros(problem.source.pixels.shape, dtype=torch.float64)
-    kernels.add_pairs(*pairs, *shares, gradient.view(-1).numpy())
+    pair_kernels.add_pairs(pairs, *shares, gradient.view(-1).numpy())
     return gradient
 
 
-def _compared(problem: Problem, index: Tensor) -> tuple[list[Floats], tuple[Any, ...]]:
-    """D of every source patch and the target patch (N,), with the shares of its gradient; and the pairs.
-
-    Both as `kernels.compare_pairs` has them.
-    """
-    from srraw_model import kernels
+def _compared(problem: Problem, index: Tensor) -> tuple[Pairs, list[Floats]]:
+    """Sources with their chosen targets (N,), and what `pair_kernels.compare_pairs` finds of them."""
+    from srraw_model import pair_kernels
 
     grids, sources = (problem.source, problem.target), torch.arange(len(index))
     sizes = [n for grid in grids for n in (grid.pixels[0].numel(), grid.pixels.shape[2])]
-    pairs = (
+    corners = [grid.corners(at) for grid, at in zip(grids, (sources, index), strict=True)]
+    pairs = pair_kernels.Pairs(
         *(_values(grid) for grid in grids),
         np.array(sizes),
         problem.source.origin.numpy(),
         problem.mean.view(-1, problem.source.patch, problem.source.patch).numpy(),
-        torch.stack([grid.corners(at) for grid, at in zip(grids, (sources, index), strict=True)], 1).numpy(),
+        torch.stack(corners, dim=1).numpy(),
     )
     found = [np.empty(len(index)) for _ in range(3)]
-    kernels.compare_pairs(*pairs, problem.distance == "l2", float(problem.no_length), *found)
-    return found, pairs
+    pair_kernels.compare_pairs(pairs, problem.distance == "l2", float(problem.no_length), *found)
+    return pairs, found
 
 
 def _level_and_texture(problem: Problem) -> tuple[Tensor, Tensor]:
